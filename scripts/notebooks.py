@@ -1,0 +1,110 @@
+"""Keep notebooks executed, clean and exported.
+
+    python scripts/notebooks.py import DRAFT.py     a jupytext text file into nbs/, ids and outputs of unchanged cells kept
+    python scripts/notebooks.py export [NAME ...]   notebooks to xaimed/*.py
+    python scripts/notebooks.py build  [NAME ...]   export, execute in place, clean, export
+    python scripts/notebooks.py check               fail when a notebook is not clean or the export is not in step
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / "nbs"
+BIN = Path(sys.executable).parent
+
+
+def run(*command, **kwargs):
+    subprocess.run([str(c) for c in command], check=True, cwd=kwargs.pop("cwd", ROOT), **kwargs)
+
+
+def paths(names):
+    found = [NBS / f"{Path(n).stem}.ipynb" for n in names] if names else sorted(NBS.glob("*.ipynb"))
+    for p in found:
+        if not p.exists(): raise SystemExit(f"no notebook {p.name} in nbs/; there are: {', '.join(q.name for q in sorted(NBS.glob('*.ipynb')))}")
+    return found
+
+
+def import_text(draft):
+    draft = Path(draft).resolve()
+    target = NBS / f"{draft.stem}.ipynb"
+    flags = ["--update"] if target.exists() else []
+    run(BIN / "jupytext", *flags, "--to", "ipynb", "--output", target, draft)
+    notebook = json.loads(target.read_text())
+    notebook["metadata"] = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+def export(names):
+    from nbdev.export import nb_export
+    with FileLock(ROOT / ".git" / "notebooks.lock"):
+        if names:
+            for p in paths(names): nb_export(p, lib_path=ROOT / "xaimed")
+        else: run(BIN / "nbdev_export")
+
+
+def execute(path):
+    "Run one notebook in its folder with this environment's own kernel and store the outputs."
+    import nbformat
+    from nbclient import NotebookClient
+    with tempfile.TemporaryDirectory() as home:
+        kernel = Path(home) / "kernels" / "xaimed-build"
+        kernel.mkdir(parents=True)
+        (kernel / "kernel.json").write_text(json.dumps({
+            "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            "display_name": "xaimed build", "language": "python"}))
+        os.environ["JUPYTER_PATH"] = home
+        os.environ["XAIMED_PROGRESS"] = ""
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=900, kernel_name="xaimed-build", resources={"metadata": {"path": str(NBS)}}).execute()
+    notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
+    nbformat.write(notebook, path)
+
+
+def build(names):
+    export(names)
+    for p in paths(names):
+        print(f"executing {p.name}", flush=True)
+        execute(p)
+        run(BIN / "nbdev_clean", "--fname", p)
+    export(names)
+
+
+def check():
+    "Clean and export copies beside the originals and compare: nothing in the checkout is changed."
+    import shutil
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        copy.mkdir()
+        for name in ("nbs", "xaimed"): shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("settings.ini", "setup.py", "_quarto.yml", "pyproject.toml"):
+            if (ROOT / name).exists(): shutil.copy2(ROOT / name, copy / name)
+        run(BIN / "nbdev_clean", cwd=copy)
+        run(BIN / "nbdev_export", cwd=copy)
+        stale = [f"nbs/{p.name} is not clean" for p in sorted(NBS.glob("*.ipynb")) if p.read_bytes() != (copy / "nbs" / p.name).read_bytes()]
+        modules = {p.name for folder in (ROOT, copy) for p in (folder / "xaimed").glob("*.py")}
+        for name in sorted(modules):
+            here, there = ROOT / "xaimed" / name, copy / "xaimed" / name
+            if not here.exists() or not there.exists() or here.read_bytes() != there.read_bytes(): stale.append(f"xaimed/{name} is not in step with the notebooks")
+    if stale: raise SystemExit("\n".join([*stale, "mend: make notebooks"]))
+    print("notebooks clean, export in step")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("import", "export", "build", "check"))
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    if args.command == "import": [import_text(n) for n in args.names]
+    elif args.command == "export": export(args.names)
+    elif args.command == "build": build(args.names)
+    else: check()
+
+
+if __name__ == "__main__": main()
