@@ -6,10 +6,10 @@
 __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown', 'Section', 'DataOptions', 'SyntheticOptions',
            'ModelOptions', 'TrainOptions', 'EvalOptions', 'ExplainOptions', 'ReportOptions', 'Options', 'option_fields',
            'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config', 'make_options',
-           'load_options', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir', 'atomic_write', 'plain',
-           'write_json', 'read_json', 'sha256_of', 'code_of', 'fingerprint', 'watch', 'unchanged', 'read_manifest',
-           'stage_state', 'upstream', 'run_stage', 'peak_memory_mb', 'provenance', 'resolve_device', 'device_name',
-           'seed_everything', 'progress']
+           'load_options', 'read_config', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir',
+           'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of', 'fingerprint', 'watch',
+           'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'peak_memory_mb', 'provenance',
+           'resolve_device', 'device_name', 'seed_everything', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -263,7 +263,7 @@ def make_options(
 
 
 def load_options(
-    config:str|Path="quick_smoke",  # A name under configs/experiments, or a path to a YAML file
+    config:str|Path="quick_smoke",  # A name under configs/experiments, a path to a YAML file, or "" for the defaults above
     *,
     dataset:str="",                 # Another data set than the file names
     run:str="",                     # The run's folder name; the config's own when empty
@@ -271,20 +271,31 @@ def load_options(
 ) -> Options:
     "Read a config, lay the overrides over it, and check the whole."
     refuse_unknown_parameters()
+    values, source = read_config(config) if config else ({}, "options")
+    own = _dataset_of(values)
+    for name, value in (overrides or {}).items(): _lay(values, str(name), value)
+    if dataset: _lay(values, "data.dataset", str(dataset))
+    if run: values["run"] = run
+    elif "run" not in values: values["run"] = slug(_dataset_of(values))
+    elif _dataset_of(values) != own and "run" not in (overrides or {}): values["run"] = f"{values['run']}_{slug(_dataset_of(values))}"
+    return make_options(values, source)
+
+
+def read_config(
+    config:str|Path,     # A name under configs/experiments, or a path to a YAML file
+) -> tuple[dict, str]:   # Its options as a nested dict, and the file's name
+    "Read a config file; the run is called after the file unless it says otherwise."
     path = find_config(config)
     try: values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as e: raise ValueError(f"{path.name} is not valid YAML: {e}") from None
     if not isinstance(values, dict): raise ValueError(f"{path.name} holds a {type(values).__name__}, expected a mapping of options such as `seed: 0`")
-    values.setdefault("run", path.stem)
-    own = values.get("data", {}).get("dataset", DataOptions.model_fields["dataset"].default) if isinstance(values.get("data"), dict) else DataOptions.model_fields["dataset"].default
-    for name, value in (overrides or {}).items(): _lay(values, str(name), value)
-    if dataset: _lay(values, "data.dataset", str(dataset))
-    if run: values["run"] = run
-    elif (now := str(_dataset_of(values) or own)) != own and "run" not in (overrides or {}): values["run"] = f"{values['run']}_{slug(now)}"
-    return make_options(values, path.name)
+    return {"run": path.stem, **values}, path.name
 
 
-def _dataset_of(values:dict) -> str|None: return values["data"].get("dataset") if isinstance(values.get("data"), dict) else None
+def _dataset_of(values:dict) -> str:
+    "Give the data set that nested options name, or the default one."
+    data = values.get("data")
+    return str((data.get("dataset") if isinstance(data, dict) else None) or DataOptions.model_fields["dataset"].default)
 
 
 def slug(
@@ -624,14 +635,14 @@ def progress(
     desc:str="",                 # What is going on
 ):                               # A tqdm bar
     "Show a bar with the time left where somebody is looking, and nothing elsewhere."
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
     where = os.environ.get("XAIMED_PROGRESS")
-    if where: return _TerminalBar(iterable, total=total, desc=desc, leave=False, file=open(where, "w"), dynamic_ncols=True)
+    if where: return _terminal_bar(iterable, total=total, desc=desc, leave=False, file=open(where, "w"), dynamic_ncols=True)
     silent = where == "" or bool(os.environ.get("IN_TEST")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
     return tqdm(iterable, total=total, desc=desc, leave=False, disable=silent)
 
 
-def _TerminalBar(*args, file, **kwargs):
+def _terminal_bar(*args, file, **kwargs):
     "A text bar on another process's terminal; the terminal is let go when the bar closes."
     from tqdm import tqdm
 
