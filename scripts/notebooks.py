@@ -3,6 +3,8 @@
     python scripts/notebooks.py import DRAFT.py     a jupytext text file into nbs/, ids and outputs of unchanged cells kept
     python scripts/notebooks.py export [NAME ...]   notebooks to xaimed/*.py
     python scripts/notebooks.py build  [NAME ...]   export, execute in place, clean, export
+    python scripts/notebooks.py readme              README.md from nbs/index.ipynb
+    python scripts/notebooks.py docs [--check]      the site in _docs/; --check fails on a broken link or page
     python scripts/notebooks.py check               fail when a notebook is not clean or the export is not in step
 """
 import argparse
@@ -76,6 +78,26 @@ def build(names):
     export(names)
 
 
+def readme(target=ROOT / "README.md"):
+    "Write the home page as plain Markdown: text and code, front matter as a heading."
+    cells = json.loads((NBS / "index.ipynb").read_text(encoding="utf-8"))["cells"]
+    parts = ["<!-- made from nbs/index.ipynb by `make notebooks`; edit it there -->"]
+    for cell in cells:
+        source = "".join(cell["source"]).strip()
+        if cell["cell_type"] == "markdown": parts.append(source)
+        elif source:
+            code = "\n".join(line for line in source.splitlines() if not line.startswith("#|"))
+            parts.append(f"```python\n{code.strip()}\n```")
+    target.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def docs(checked=False):
+    "Process the pages with nbdev and render them with smalldocs into _docs/."
+    run(sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=0, force=True)")
+    if checked: run(BIN / "smalldocs", "check", "_proc")
+    run(BIN / "smalldocs", "render", "_proc", "--quiet", *(["--strict"] if checked else []))
+
+
 def check():
     "Clean and export copies beside the originals and compare: nothing in the checkout is changed."
     import shutil
@@ -92,18 +114,23 @@ def check():
         for name in sorted(modules):
             here, there = ROOT / "xaimed" / name, copy / "xaimed" / name
             if not here.exists() or not there.exists() or here.read_bytes() != there.read_bytes(): stale.append(f"xaimed/{name} is not in step with the notebooks")
+        readme(copy / "README.md")
+        if (ROOT / "README.md").read_bytes() != (copy / "README.md").read_bytes(): stale.append("README.md is not in step with nbs/index.ipynb")
     if stale: raise SystemExit("\n".join([*stale, "mend: make notebooks"]))
     print("notebooks clean, export in step")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("import", "export", "build", "check"))
+    parser.add_argument("command", choices=("import", "export", "build", "readme", "docs", "check"))
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--check", action="store_true", help="with docs: fail on a broken link or page")
     args = parser.parse_args()
     if args.command == "import": [import_text(n) for n in args.names]
     elif args.command == "export": export(args.names)
     elif args.command == "build": build(args.names)
+    elif args.command == "readme": readme()
+    elif args.command == "docs": docs(args.check)
     else: check()
 
 
