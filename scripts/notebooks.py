@@ -10,6 +10,7 @@
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,14 +94,22 @@ def readme(target=ROOT / "README.md"):
 
 def docs(checked=False):
     "Process the pages with nbdev and render them with smalldocs into _docs/."
+    pages, site = ROOT / "_proc", ROOT / "_docs"
     run(sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=0, force=True)")
-    if checked: run(BIN / "smalldocs", "check", "_proc")
-    run(BIN / "smalldocs", "render", "_proc", "--quiet", *(["--strict"] if checked else []))
+    for p in pages.glob("*.ipynb"):  # nbdev's front matter names an output file; pages are called after their notebooks here
+        notebook = json.loads(p.read_text(encoding="utf-8"))
+        head = notebook["cells"][0]
+        head["source"] = [line for line in head["source"] if not line.startswith("output-file:")]
+        p.write_text(json.dumps(notebook), encoding="utf-8")
+    if checked: run(BIN / "smalldocs", "check", pages)
+    run(BIN / "smalldocs", "render", pages, "--quiet", *(["--strict"] if checked else []))
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(pages / "_site", site)
+    print("pages built in _docs/")
 
 
 def check():
     "Clean and export copies beside the originals and compare: nothing in the checkout is changed."
-    import shutil
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         copy.mkdir()
