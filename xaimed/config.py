@@ -37,8 +37,8 @@ def unknown(
 ) -> ValueError:             # To be raised by the caller
     "Say that `name` is not known, and list the near names first."
     choices = [str(c) for c in choices]
-    near = difflib.get_close_matches(str(name).lower(), [c.lower() for c in choices], n=3, cutoff=0.6)
-    near = [c for c in choices if c.lower() in near]
+    spelt = {c.lower(): c for c in choices}
+    near = [spelt[c] for c in difflib.get_close_matches(str(name).lower(), spelt, n=3, cutoff=0.6)]
     hint = f" Near: {', '.join(near)}." if near else ""
     return ValueError(f"unknown {kind} {str(name)!r}.{hint} Known: {', '.join(choices)}")
 

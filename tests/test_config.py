@@ -1,0 +1,214 @@
+"Mechanism of xaimed.config: overrides, stage folders, locks, faults."
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xaimed.config import (STAGES, Options, atomic_write, find_config, list_configs, load_options, read_json, read_manifest,
+                           refuse_unknown_parameters, resolve_device, resolve_path, run_stage, stage_dir, stage_state, write_json)
+
+
+def options(tmp_path, **more): return Options(run="r", artifacts_dir=str(tmp_path / "artifacts"), **more)
+
+
+def one_file(name="a.txt", text="x", facts=None):
+    def make(folder):
+        (folder / name).write_text(text)
+        return facts
+    return make
+
+
+@pytest.mark.parametrize("overrides, says", [
+    ({"train.epoch": 3}, "Near: train.epochs"),
+    ({"trian.epochs": 3}, "unknown option 'trian'"),
+    ({"train.epochs": "many"}, "option train.epochs: got 'many'"),
+    ({"data.size": 4}, "option data.size: got 4"),
+    ({"seed.x": 1}, "one option, not a section"),
+    ({"model.stem": "large"}, "'auto', 'small' or 'imagenet'"),
+    ({"explain.target": "worst"}, "expected `predicted`, `true`, or a class index"),
+    ({"data.split_fractions": [0.5, 0.5, 0.5]}, "sum to 1"),
+    ({"device": "gpu"}, "option device"),
+    ({"run": "../elsewhere"}, "option run"),
+])
+def test_a_wrong_option_is_named(overrides, says):
+    with pytest.raises(ValueError) as e: load_options("quick_smoke", overrides=overrides)
+    assert says in str(e.value)
+
+
+def test_overrides_dotted_and_nested_agree():
+    assert load_options(overrides={"train.epochs": 2, "data.size": 64}) == load_options(overrides={"train": {"epochs": 2}, "data": {"size": 64}})
+
+
+def test_another_data_set_gets_its_own_folder():
+    assert load_options("quick_smoke").run == "quick_smoke"
+    assert load_options("quick_smoke", dataset="synthetic").run == "quick_smoke"
+    assert load_options("quick_smoke", dataset="breastmnist").run == "quick_smoke_breastmnist"
+    assert load_options("quick_smoke", dataset="breastmnist", run="mine").run == "mine"
+
+
+def test_every_shipped_config_is_valid():
+    assert {"quick_smoke", "breastmnist", "pneumoniamnist", "pathmnist"} <= set(list_configs())
+    for name in list_configs(): load_options(name)
+
+
+@pytest.mark.parametrize("text, says", [("a: [1", "not valid YAML"), ("- 1", "expected a mapping")])
+def test_a_broken_config_is_named(tmp_path, text, says):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=says): load_options(tmp_path / "c.yaml")
+
+
+def test_a_missing_config_file_lists_the_known(tmp_path):
+    with pytest.raises(FileNotFoundError, match="quick_smoke"): find_config(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match="Near: quick_smoke"): find_config("quick_smok")
+
+
+def test_the_environment_names_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("XAIMED_DATA_DIR", str(tmp_path / "d"))
+    monkeypatch.setenv("XAIMED_ARTIFACTS", str(tmp_path / "a"))
+    o = load_options()
+    assert (o.data.data_dir, o.artifacts_dir) == (str(tmp_path / "d"), str(tmp_path / "a"))
+
+
+def test_a_path_that_climbs_is_found_from_another_folder(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    beside = Path("..") / root.name
+    assert resolve_path(beside) == root.resolve()
+    assert resolve_path("data") == tmp_path / "data"
+
+
+def test_a_stage_is_kept_until_something_changes(tmp_path):
+    o = options(tmp_path)
+    run_stage(o, "data", one_file())
+    first = read_manifest(stage_dir(o, "data"))["build"]
+    run_stage(o, "data", one_file())
+    assert read_manifest(stage_dir(o, "data"))["build"] == first
+    run_stage(options(tmp_path, seed=1), "data", one_file())
+    assert read_manifest(stage_dir(o, "data"))["build"] != first
+
+
+def test_a_remade_stage_makes_the_next_one_stale(tmp_path):
+    o = options(tmp_path)
+    for stage in STAGES[:2]: run_stage(o, stage, one_file())
+    assert stage_state(o, "models") == (True, "unchanged")
+    run_stage(o, "data", one_file(), force=True)
+    assert stage_state(o, "models") == (False, "data was made again")
+
+
+def test_a_missing_output_or_a_broken_manifest_makes_it_stale(tmp_path):
+    o = options(tmp_path)
+    folder = run_stage(o, "data", one_file())
+    (folder / "a.txt").unlink()
+    assert stage_state(o, "data") == (False, "a.txt is missing")
+    (folder / "manifest.json").write_text("{")
+    assert stage_state(o, "data") == (False, "its manifest is broken")
+    run_stage(o, "data", one_file())
+    assert stage_state(o, "data")[0]
+
+
+def test_a_copied_source_with_the_same_content_is_no_change(tmp_path):
+    source, o = tmp_path / "s", options(tmp_path)
+    source.write_text("same")
+    run_stage(o, "data", one_file(facts={"watched": [source]}))
+    os.utime(source, (1, 1))
+    assert stage_state(o, "data")[0]
+    source.write_text("gone")
+    assert stage_state(o, "data") == (False, "s changed")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("NaN"), KeyboardInterrupt()])
+def test_a_failed_stage_loses_nothing(tmp_path, error):
+    o = options(tmp_path)
+    run_stage(o, "data", one_file(text="good"))
+
+    def fail(folder):
+        (folder / "a.txt").write_text("half")
+        raise error
+
+    with pytest.raises(type(error)): run_stage(o, "data", fail, force=True)
+    assert (stage_dir(o, "data") / "a.txt").read_text() == "good"
+    assert (stage_dir(o, "data").with_name("r.failed") / "a.txt").read_text() == "half"
+    assert stage_state(o, "data")[0]
+
+
+def test_a_crash_between_the_two_renames_is_mended(tmp_path):
+    o = options(tmp_path)
+    folder = run_stage(o, "data", one_file(text="good"))
+    folder.rename(folder.with_name(".r.old"))
+    run_stage(o, "data", one_file(text="new"))
+    assert (folder / "a.txt").read_text() == "good"
+
+
+def _slow(folder_and_log):
+    folder, log = folder_and_log
+    o = Options(run="r", artifacts_dir=folder)
+
+    def make(into):
+        with open(log, "a") as f: f.write("made\n")
+        time.sleep(0.5)
+        (into / "a.txt").write_text("x")
+
+    run_stage(o, "data", make)
+
+
+def test_two_processes_make_a_stage_once(tmp_path):
+    log = tmp_path / "log"
+    with multiprocessing.get_context("spawn").Pool(2) as pool: pool.map(_slow, [(str(tmp_path / "artifacts"), str(log))] * 2)
+    assert log.read_text() == "made\n"
+
+
+def test_atomic_write_keeps_the_old_file(tmp_path):
+    target = write_json(tmp_path / "a.json", {"v": 1})
+    with pytest.raises(OSError):
+        with atomic_write(target) as beside:
+            beside.write_text("{")
+            raise OSError("disk full")
+    assert read_json(target) == {"v": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_stops_the_stage_and_keeps_the_old_result(tmp_path):
+    "The half-made folder cannot grow; the earlier result stays."
+    o = options(tmp_path)
+    run_stage(o, "data", one_file(text="good"))
+    code = f"""
+import resource, signal
+from xaimed.config import Options, run_stage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def make(folder): (folder / "a.txt").write_text("x" * 100_000)
+run_stage(Options(run="r", artifacts_dir={str(tmp_path / 'artifacts')!r}), "data", make, force=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0 and "File too large" in done.stderr
+    assert (stage_dir(o, "data") / "a.txt").read_text() == "good"
+
+
+def test_a_read_only_place_is_named(tmp_path):
+    (tmp_path / "artifacts").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match="artifacts"): run_stage(options(tmp_path), "data", one_file())
+
+
+def test_cuda_asked_for_and_absent():
+    import torch
+    if torch.cuda.is_available(): pytest.skip("there is a CUDA device here")
+    with pytest.raises(ValueError, match="set `device: auto`"): resolve_device("cuda")
+
+
+def test_a_misspelt_notebook_parameter_is_refused(monkeypatch):
+    class Shell: user_ns = {"In": ["run = ''", "# Parameters\ndatset = \"breastmnist\"\n"]}
+    ipython = type(sys)("IPython")
+    ipython.get_ipython = lambda: Shell
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    with pytest.raises(ValueError, match="unknown notebook parameter 'datset'. Near: dataset"): refuse_unknown_parameters()
+    Shell.user_ns["In"][1] = "# Parameters\ndataset = \"breastmnist\"\n"
+    refuse_unknown_parameters()
+
+
+def test_what_is_not_a_number_becomes_null(tmp_path):
+    import numpy as np
+    write_json(tmp_path / "a.json", {"a": np.float32("nan"), "b": np.arange(2), "c": float("inf"), "d": Path("x")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [0, 1], "c": None, "d": "x"}
