@@ -143,7 +143,7 @@ def _header(fig:Figure, title:str|None, width:float, height:float, *, draw:bool=
     "Height in inches that the figure's title needs; draws it when asked."
     if not title: return 0.0
     lines = wrap(title, (width - 0.2) * 72, FONT + 1, 3)
-    if draw: fig.text(0.1 / width, 1 - 0.08 / height, "\n".join(lines), ha="left", va="top", fontsize=FONT + 1, fontweight="medium", linespacing=LINE)
+    if draw: fig.text(0.1 / width, 1 - 0.08 / height, "\n".join(lines), ha="left", va="top", fontsize=FONT + 1, fontweight="bold", linespacing=LINE)
     return len(lines) * (FONT + 1) * LINE / 72 + 0.16
 
 def _cells(
@@ -186,6 +186,7 @@ def _nothing(title:str|None, message:str) -> Figure:
     "A figure that says there is nothing to show, instead of an empty plot."
     height = 1.0 + _header(None, title, WIDTH, 1, draw=False)
     fig = plt.figure(figsize=(WIDTH, height))
+    fig.add_axes((0, 0, 1, 1)).set_axis_off()  # a figure without axes is not shown in a notebook
     _header(fig, title, WIDTH, height)
     fig.text(0.5, 0.5 / height, "\n".join(wrap(message, (WIDTH - 1) * 72, FONT, 3)), ha="center", va="center", color=GRAY, linespacing=LINE)
     return fig
@@ -387,8 +388,10 @@ def curves(
 # %% ../nbs/00_plots.ipynb #cb16f99c
 @lru_cache(maxsize=1)
 def share_map() -> Colormap:
-    "White to dark purple: the light two thirds of magma, reversed."
-    return ListedColormap(mpl.colormaps["magma_r"](np.linspace(0.0, 0.82, 256)), name="share")
+    "White to dark purple: magma reversed, its pale yellow end faded to white."
+    t = np.linspace(0, 1, 256)[:, None]
+    fade = np.clip(t / 0.2, 0, 1)
+    return ListedColormap((1 - fade) + fade * mpl.colormaps["magma_r"](0.82 * t[:, 0])[:, :3], name="share")
 
 def count_table(
     counts:np.ndarray,       # (R, C) counts, written into the cells
@@ -406,12 +409,13 @@ def count_table(
     counts, (R, C) = np.asarray(counts), np.shape(counts)
     names = short_names(rows, 110)
     left = max(text_width(s, SMALL) for s in names) / 72 + 0.45
-    cell = min(1.1, max(2.6 / C, 0.5), (WIDTH + 0.4 - left - 0.15) / C)
+    widest_head = max(text_width(s, SMALL) for s in short_names(cols, 110))
+    cell = min(max(1.1, widest_head / 72 + 0.1), max(2.6 / C, 0.5, widest_head / 72 + 0.1), (WIDTH + 0.4 - left - 0.15) / C)
     width = max(4.2, left + C * cell + 0.15)
-    flat = max(text_width(s, SMALL) for s in short_names(cols, 110)) < cell * 72 - 4
+    flat = widest_head < cell * 72 - 4
     heads = short_names(cols, cell * 72 - 4 if flat else 110)
     top = 0.1 + (SMALL * LINE / 72 if flat else max(text_width(s, SMALL) for s in heads) / 72 + 0.05) + 0.25
-    tall, header = R * cell / wide, _header(None, title, width, 1, draw=False)
+    tall, header = R * min(cell, 1.1) / wide, _header(None, title, width, 1, draw=False)
     height = header + top + tall + 0.4
     fig = plt.figure(figsize=(width, height))
     _header(fig, title, width, height)
@@ -475,7 +479,7 @@ def reliability(
     edges, count, conf, acc = (np.asarray([math.nan if v is None else v for v in bins[k]], dtype=float) for k in ("edges", "count", "confidence", "accuracy"))
     with style():
         width, head = 5.2, _header(None, title, 5.2, 1, draw=False)
-        height = 5.2 + head
+        height = 5.6 + head
         fig = plt.figure(figsize=(width, height))
         _header(fig, title, width, height)
         ax = fig.add_axes((0.75 / width, 1.75 / height, 4.2 / width, 3.3 / height))
@@ -490,9 +494,8 @@ def reliability(
         low.set(ylabel="count", xlabel="confidence")
         low.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         ax.tick_params(labelbottom=False)
-        ax.legend(loc="upper left")
-        text = "ECE not defined" if ece is None or not math.isfinite(ece) else f"ECE {ece:.3f}"
-        ax.text(0.98, 0.03, text, transform=ax.transAxes, ha="right", fontsize=FONT, bbox=dict(facecolor="white", edgecolor="#C9C9C9", boxstyle="round,pad=0.3"))
+        ax.plot([], [], " ", label="ECE not defined" if ece is None or not math.isfinite(ece) else f"ECE {ece:.3f}")
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
         fig.align_ylabels([ax, low])
         fig.draw_without_rendering()
         plt.close(fig)
