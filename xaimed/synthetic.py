@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'FINDINGS', 'draw_finding', 'texture', 'draw_distractor', 'add_noise', 'class_names', 'make_labels',
-           'marker_flags', 'draw_marker', 'SyntheticSplit', 'make_images']
+           'marker_flags', 'draw_marker', 'SyntheticSplit', 'make_images', 'write_synthetic']
 
 # %% ../nbs/00_synthetic.ipynb #1876b054
-import hashlib, json, os, tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from .config import atomic_write, write_json
 
 # %% ../nbs/00_synthetic.ipynb #6518b147
 TASKS = ("multi-class", "binary", "multi-label", "ordinal")
@@ -253,7 +254,7 @@ def make_images(
     contrast:float=.35,           # Brightness of findings and distractors above the background, 0..1
     distractors:int=3,            # Distractors per image: this many, one fewer or one more
     marker_correlation:float|None=None, # Tag with this correlation to the label, 0..1; None for no tag
-    seed:int=0,                   # The same seed gives equal bits
+    seed:int=0,                   # The same seed gives equal bits; anything `np.random.default_rng` takes
 ) -> SyntheticSplit:
     "Images whose label hangs on the shape of a planted finding and on nothing else."
     if n < 1 or size < 16: raise ValueError(f"n is {n} and size is {size}, expected n of 1 or more and size of 16 or more")
@@ -274,3 +275,37 @@ def make_images(
         masks.append(np.where(found >= .5, 255, 0).astype(np.uint8))
     tags = None if flags is None else (flags[:, None, None] * draw_marker(size) * 255).astype(np.uint8)
     return SyntheticSplit(np.concatenate(images), labels, np.concatenate(masks), tags)
+
+# %% ../nbs/00_synthetic.ipynb #d99433f1
+def write_synthetic(
+    path:str|Path,                # The .npz to write
+    *,
+    n_train:int=480,              # Images per split
+    n_val:int=120,
+    n_test:int=240,
+    test_marker_correlation:float|None=None, # Another correlation in the test split; None: the same
+    seed:int=0,                   # Each split draws from its own stream of this seed
+    **settings,                   # size, num_classes, channels, task, contrast, distractors, marker_correlation of `make_images`
+) -> Path:                        # The .npz; `<stem>_masks.npz` and `<stem>.json` stand beside it
+    "Write a synthetic data set in MedMNIST's form with the masks of its findings."
+    path, arrays, masks = Path(path), {}, {}
+    marker = settings.get("marker_correlation")
+    for i, (split, n) in enumerate((("train", n_train), ("val", n_val), ("test", n_test))):
+        correlation = test_marker_correlation if split == "test" and marker is not None and test_marker_correlation is not None else marker
+        made = make_images(n, seed=[seed, i], **{**settings, "marker_correlation": correlation})
+        arrays |= {f"{split}_images": made.images, f"{split}_labels": made.labels}
+        masks[f"{split}_masks"] = made.masks
+        if made.marker_masks is not None: masks[f"{split}_marker_masks"] = made.marker_masks
+    with atomic_write(path.with_name(f"{path.stem}_masks.npz")) as beside: np.savez_compressed(beside, **masks)
+    with atomic_write(path) as beside: np.savez(beside, **arrays)
+    write_json(path.with_suffix(".json"), _facts({**settings, "n_train": n_train, "n_val": n_val, "n_test": n_test, "seed": seed, "test_marker_correlation": test_marker_correlation}))
+    return path
+
+def _facts(settings:dict) -> dict:
+    "What the data set's card says."
+    task, marker = settings.get("task", "multi-class"), settings.get("marker_correlation")
+    defects = ["Drawn, not measured: results say how the tools behave, nothing about patients."]
+    if marker is not None: defects.append(f"A corner tag is planted with correlation {marker} to the label, on purpose.")
+    return {"title": "Synthetic findings", "task": task, "classes": class_names(task, settings.get("num_classes", 4)), "licence": "CC0-1.0",
+            "source": "drawn by xaimed.synthetic", "known_defects": defects, "flips": "all", "settings": settings,
+            "description": "Textured images with planted findings of equal area and brightness whose shape decides the label, distractors, and exact masks."}
