@@ -1,0 +1,3 @@
+"Explain the predictions of a run; the same as `xaimed explain`."
+import sys; from xaimed.cli import main
+if __name__ == "__main__": sys.exit(main(["explain", *sys.argv[1:]]))
