@@ -83,14 +83,15 @@ def wrap(
     max_lines:int=3,   # The last line is cut with an ellipsis when more would be needed
 ) -> list[str]:
     "Break a title into lines that fit the width."
-    lines = []
-    for paragraph in str(text).split("\n"):
+    lines, paragraphs = [], str(text).split("\n")
+    for paragraph in paragraphs:
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
             if line and text_width(longer, size) > width: lines.append(line); line = word
             else: line = longer
         lines.append(line)
+    if len(lines) > max_lines and 1 < len(paragraphs) <= max_lines: lines = paragraphs
     if len(lines) > max_lines: lines = lines[:max_lines - 1] + [" ".join(lines[max_lines - 1:])]
     return [shorten(line, width, size) for line in lines]
 
