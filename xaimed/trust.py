@@ -130,10 +130,12 @@ def per_class_metrics(
     task:str,     # One of TASKS
 ) -> dict[str, np.ndarray]: # precision, recall, f1, auc, support: each (K,); NaN where undefined
     "Precision, recall, F1, AUC and number of images of every class."
-    from sklearn.metrics import precision_recall_fscore_support
     y, p = check_scores(labels, probs, task)
-    precision, recall, f1, support = precision_recall_fscore_support(y, predict_labels(p, task), labels=np.arange(p.shape[1]), zero_division=np.nan)
-    return dict(precision=precision, recall=recall, f1=f1, auc=auc_per_class(y, p, task), support=support)
+    d = predict_labels(p, task)
+    if y.ndim == 1: y, d = (a[:, None] == np.arange(p.shape[1]) for a in (y, d))
+    tp, fn, fp, _ = label_outcomes(y, d).T
+    with np.errstate(invalid="ignore"):
+        return dict(precision=tp / (tp + fp), recall=tp / (tp + fn), f1=2 * tp / (2 * tp + fp + fn), auc=auc_per_class(labels, p, task), support=tp + fn)
 
 def macro_f1(
     labels:Any,   # (N,) class indices; (N, K) zeros and ones for multi-label
