@@ -554,7 +554,7 @@ class Transform:
     def picture(self, images:Tensor) -> Tensor:
         "The geometry alone: (…, H, W) uint8 or float to the same type at the input's size, as the network sees it."
         from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional as T
+        from torchvision.transforms import functional as T
         mode, side = InterpolationMode(self.interpolation), self.image_size
         if self.resize_to: return T.center_crop(T.resize(images, [self.resize_to], interpolation=mode, antialias=True), [side, side])
         return images if tuple(images.shape[-2:]) == (side, side) else T.resize(images, [side, side], interpolation=mode, antialias=True)

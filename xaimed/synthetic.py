@@ -251,8 +251,8 @@ def make_images(
     num_classes:int=4,            # See `class_names`; a binary task always has two
     channels:int=1,               # 1 gray, 3 colour
     task:str="multi-class",       # One of `TASKS`
-    contrast:float=.35,           # Brightness of findings and distractors above the background, 0..1
-    distractors:int=3,            # Distractors per image: this many, one fewer or one more
+    contrast:float=.5,            # Brightness of findings and distractors above the background, 0..1
+    distractors:int=2,            # Distractors per image: this many, one fewer or one more; multi-label: 0 to twice this many
     marker_correlation:float|None=None, # Tag with this correlation to the label, 0..1; None for no tag
     seed:int=0,                   # The same seed gives equal bits; anything `np.random.default_rng` takes
 ) -> SyntheticSplit:
@@ -266,7 +266,8 @@ def make_images(
     area = min(.08, .2 / k) if task == "multi-label" else .08
     images, masks = [], []
     for start in range(0, n, 64):                     # 64 at a time keeps large sizes within memory
-        counts = [max(0, distractors + rng.integers(-1, 2)) if distractors else 0 for _ in labels[start:start + 64]]
+        swing = distractors if task == "multi-label" else min(1, distractors)   # wide where the number of findings varies too
+        counts = distractors + rng.integers(-swing, swing + 1, len(labels[start:start + 64]))
         layers = [_compose(size, _findings_of(label, task, k), count, area, rng, reserved=0. if flags is None else .21)
                   for label, count in zip(labels[start:start + 64], counts)]
         found, other = (np.stack(layer) for layer in zip(*layers))
