@@ -1,0 +1,236 @@
+"The pipeline: stand-in stages for its mechanism, and one run of the real six."
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from xaimed import pipeline
+from xaimed.config import NOTEBOOKS, STAGES, load_options, stage_dir
+from xaimed.pipeline import PipelineError, run_batch, run_notebook, run_pipeline
+
+PARAMETERS = 'config = "quick_smoke"\ndataset = ""\nrun = ""\noverrides = {}'
+STAGE = '''
+import os, xaimed.config
+from xaimed.config import load_options, run_stage
+xaimed.config.device_name = lambda name: "none"  # a stand-in needs no torch
+options = load_options(config, dataset=dataset, run=run, overrides=overrides)
+def make(folder): (folder / "metrics.json").write_text('{{"auc": 0.9, "accuracy": 0.8, "ece": 0.1}}')
+if options.seed == 13: raise ValueError("unlucky seed 13:\\nexpected another")
+if options.seed == 99: os._exit(3)
+if options.seed == 77: os.kill(os.getppid(), 9)
+run_stage(options, "{stage}", make)
+'''
+
+
+def write_notebook(path, *cells):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    "Stand-in notebooks for all six stages and a config; the folder we are in is empty but for them."
+    monkeypatch.chdir(tmp_path)
+    for stage in STAGES: write_notebook(tmp_path / "books" / f"{NOTEBOOKS[stage]}.ipynb", STAGE.format(stage=stage))
+    (tmp_path / "tiny.yaml").write_text("artifacts_dir: out\n")
+    return {"config": "tiny.yaml", "notebooks": "books", "say": lambda line: None}
+
+
+def render(page, html): Path(html).write_text("<html>")
+
+
+def statuses(outcomes): return [o.status for o in outcomes]
+
+
+def test_all_stages_then_skip_then_missing_then_force(stand_ins, tmp_path):
+    lines = []
+    assert statuses(run_pipeline(**stand_ins | {"say": lines.append}, render=render)) == ["made"] * 6
+    assert [line.split()[0] for line in lines] == list(STAGES) and "made in" in lines[0] and "out/data/tiny" in lines[0]
+    for stage in STAGES:
+        assert (tmp_path / "out" / stage / "tiny" / f"{NOTEBOOKS[stage]}.ipynb").is_file()
+    assert not list((tmp_path / "out").rglob(".*.ipynb"))
+    lines.clear()
+    assert statuses(run_pipeline(**stand_ins | {"say": lines.append}, render=render)) == ["unchanged"] * 6
+    assert all("skipped: unchanged" in line for line in lines)
+    before = (tmp_path / "out/eval/tiny/manifest.json").read_bytes()
+    (tmp_path / "out/eval/tiny/03_eval.ipynb").unlink()
+    (tmp_path / "out/report/tiny/report.html").unlink()
+    assert statuses(run_pipeline(**stand_ins, render=render)) == ["unchanged", "unchanged", "unchanged", "made", "unchanged", "made"]
+    assert (tmp_path / "out/eval/tiny/manifest.json").read_bytes() == before, "a missing page is made again; the result was current and is kept"
+    forced = run_pipeline(**stand_ins, stages=("data", "models", "train"), force=["models"])
+    assert statuses(forced) == ["unchanged", "made", "made"]
+
+
+def test_a_failed_stage_names_cell_error_and_notebook(stand_ins, tmp_path):
+    run_pipeline(**stand_ins, stages=("data",))
+    result = (tmp_path / "out/data/tiny/manifest.json").read_bytes()
+    with pytest.raises(PipelineError) as caught: run_pipeline(**stand_ins, overrides={"seed": 13}, stages=("data",))
+    text = str(caught.value)
+    assert "stage data failed in 00_data.ipynb, cell [3]" in text and "ValueError: unlucky seed 13: expected another" in text and "\n" not in text
+    assert "out/data/tiny.failed/00_data.ipynb" in text and (tmp_path / "out/data/tiny.failed/00_data.ipynb").is_file()
+    assert "Traceback" in caught.value.details and (tmp_path / "out/data/tiny/manifest.json").read_bytes() == result
+    run_pipeline(**stand_ins, stages=("data",), force=True)
+    assert not (tmp_path / "out/data/tiny.failed").exists()
+
+
+def test_a_kernel_that_dies_is_an_error(stand_ins):
+    with pytest.raises(PipelineError, match="stage data failed in 00_data.ipynb.*process ended"): run_pipeline(**stand_ins, overrides={"seed": 99}, stages=("data",))
+
+
+def test_a_page_that_leaves_no_result_is_an_error(stand_ins, tmp_path):
+    write_notebook(tmp_path / "books" / "00_data.ipynb", "1 + 1")
+    with pytest.raises(PipelineError, match="cannot be used: not made yet"): run_pipeline(**stand_ins, stages=("data",))
+
+
+def test_wrong_options_start_nothing(stand_ins, tmp_path):
+    with pytest.raises(ValueError, match="Near: train.epochs"): run_pipeline(**stand_ins, overrides={"train.epoch": 3})
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_parameters_are_refused(stand_ins, tmp_path):
+    with pytest.raises(ValueError, match="Near: dataset"): run_notebook("books/00_data.ipynb", tmp_path / "o.ipynb", {"datset": "breastmnist"})
+
+
+def test_papermill_alone_refuses_unknown_parameters(stand_ins, tmp_path):
+    pages = tmp_path / "books" / "00_data.ipynb", tmp_path / "o.ipynb"
+    done = subprocess.run([sys.executable, "-m", "papermill", *pages, "-p", "datset", "breastmnist"], capture_output=True, text=True)
+    assert done.returncode != 0 and "unknown notebook parameter 'datset'. Near: dataset" in done.stderr
+
+
+def test_cell_not_run_is_noticed():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    with pytest.raises(PipelineError, match="not run to its end"): pipeline._check_complete(notebook)
+
+
+def test_no_output_is_lost(tmp_path):
+    "With the kernel's usual limit of waiting messages, hundreds of these go missing without an error."
+    book = write_notebook(tmp_path / "burst.ipynb", "from IPython.display import publish_display_data\nfor i in range(3000): publish_display_data({'text/plain': f'{i:05d}' + 'x' * 50_000})")
+    cell = nbformat.read(run_notebook(book, tmp_path / "out.ipynb"), as_version=4).cells[-1]
+    assert [int(o.data["text/plain"][:5]) for o in cell.outputs] == list(range(3000))
+
+
+def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
+    "Whatever python3 kernel the machine has, or none."
+    for folder, kernel in (("somebody", {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}), ("nobody", None)):
+        home = tmp_path / folder
+        (home / "kernels" / "python3").mkdir(parents=True)
+        if kernel: (home / "kernels" / "python3" / "kernel.json").write_text(json.dumps(kernel))
+        monkeypatch.setenv("JUPYTER_PATH", str(home))
+        book = write_notebook(tmp_path / "who.ipynb", "import sys, os\nprint(sys.executable, os.environ['MARK'])")
+        done = nbformat.read(run_notebook(book, tmp_path / "{braces}" / "out.ipynb", env={"MARK": "x1"}), as_version=4)
+        assert done.cells[-1].outputs[0].text == f"{sys.executable} x1\n"
+        assert done.metadata.kernelspec.name == "python3"
+
+
+def test_kernels_work_where_the_caller_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    book = write_notebook(tmp_path / "books" / "where.ipynb", "import os\nprint(os.getcwd())")
+    assert nbformat.read(run_notebook(book, "out.ipynb"), as_version=4).cells[-1].outputs[0].text.strip() == os.path.realpath(tmp_path)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_an_ended_run_leaves_no_kernel(end, stand_ins, tmp_path):
+    write_notebook(tmp_path / "books" / "00_data.ipynb", "import os, time\nopen('started', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    code = ("from xaimed import cli, pipeline; import functools; "
+            "pipeline.run_pipeline = functools.partial(pipeline.run_pipeline, notebooks='books'); cli.sys.exit(cli.main(['--config', 'tiny.yaml', 'data']))")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    for _ in range(200):
+        if (tmp_path / "started").exists() and (tmp_path / "started").read_text(): break
+        time.sleep(0.1)
+    kernel = int((tmp_path / "started").read_text())
+    process.send_signal(end)
+    process.communicate(timeout=30)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[end]
+    for _ in range(50):
+        if not _alive(kernel): break
+        time.sleep(0.1)
+    assert not _alive(kernel)
+    assert not list((tmp_path / "out").rglob(".*.ipynb"))
+
+
+def _alive(pid) -> bool:
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    return True
+
+
+def test_two_pipelines_on_one_run_make_it_once(stand_ins, tmp_path):
+    code = "from xaimed.pipeline import run_pipeline; print(run_pipeline('tiny.yaml', notebooks='books', stages=('data',), say=str)[0].status)"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(p.communicate(timeout=60)[0].strip() for p in both) == ["made", "unchanged"]
+
+
+@pytest.mark.parametrize("jobs, stages", [(1, ("data", "models", "train", "eval")), (2, ("data",))])
+def test_batch_goes_on_after_failures_and_interruptions(jobs, stages, stand_ins, tmp_path):
+    "Seed 13 raises, seed 99 takes its kernel down, seed 77 its worker process."
+    lines, seeds = [], (0, 13, 99) if jobs == 1 else (0, 77, 13)
+    ask = dict(stand_ins, sizes=(28,), stages=stages, jobs=jobs) | ({"say": lines.append} if jobs > 1 else {})
+    done = run_batch(["synthetic"], **ask, seeds=seeds)
+    assert [r.status for r in done.rows] == ["made", "failed", "failed"], done.rows
+    assert [r.run for r in done.failed] == [f"synthetic_28_s{seeds[1]}", f"synthetic_28_s{seeds[2]}"]
+    with open(done.folder / "summary.csv") as f: table = list(csv.DictReader(f))
+    assert [int(r["seed"]) for r in table] == list(seeds) and "unlucky seed" in table[seeds.index(13)]["error"]
+    if jobs > 1: assert "exit code -9" in table[1]["error"] and lines[-1].startswith("# Batch batch")
+    assert done.folder == tmp_path / "out" / "batch" / "batch"
+    again = run_batch(["synthetic"], **ask, seeds=(0, 1))
+    assert [r.status for r in again.rows] == ["unchanged", "made"] and again.rows[0].seconds == done.rows[0].seconds
+    if "eval" in stages: assert "| synthetic | 28 | 2 | 0.900 ± 0.000 | 0.800 ± 0.000 | 0.100 ± 0.000 |" in (done.folder / "summary.md").read_text()
+
+
+def test_batches_refuse_what_cannot_work(stand_ins):
+    with pytest.raises(ValueError, match="share the folder"): run_batch(["a/x.npz", "b/x.npz"], **stand_ins)
+    with pytest.raises(ValueError, match="set by the batch itself"): run_batch(["synthetic"], **stand_ins, overrides={"seed": 1})
+    with pytest.raises(ValueError, match="jobs is 0"): run_batch(["synthetic"], **stand_ins, jobs=0)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    "The real six stages on the smoke config, in an empty folder, through the command line."
+    folder = tmp_path_factory.mktemp("smoke")
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "xaimed.cli", "run", "--dataset", "synthetic"], cwd=folder, capture_output=True, text=True)
+    return folder, done, time.perf_counter() - started
+
+
+FILES = {
+    "data": ["card.json", "samples.png"], "models": ["model.json", "summary.txt"], "train": ["best.pt", "last.pt", "history.csv", "curves.png"],
+    "eval": ["predictions.csv", "metrics.json", "confusion_matrix.png", "reliability.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png"],
+    "explain": ["attributions.npz", "explanations.csv"], "report": ["report.html", "results.json", "model_card.md"]}
+
+
+def test_smoke_run_ends_with_its_report(smoke_run):
+    folder, done, seconds = smoke_run
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "artifacts/report/quick_smoke/report.html" and (folder / done.stdout.splitlines()[-1]).stat().st_size > 50_000
+    assert done.stderr == ""
+    for stage, files in FILES.items():
+        here = {p.name for p in (folder / "artifacts" / stage / "quick_smoke").iterdir()}
+        assert {*files, "manifest.json", f"{NOTEBOOKS[stage]}.ipynb"} <= here, stage
+    assert json.loads((folder / "artifacts/eval/quick_smoke/metrics.json").read_text())["auc"] >= 0.95
+    assert seconds < 180
+
+
+def test_smoke_run_again_skips_everything(smoke_run):
+    folder, _, _ = smoke_run
+    done = subprocess.run([sys.executable, "-m", "xaimed.cli", "report"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("skipped: unchanged") == 6, done.stdout + done.stderr
+    assert "report.html" in done.stdout.split()
+
+
+def test_executed_pages_are_whole_and_quiet(smoke_run):
+    folder, _, _ = smoke_run
+    for stage in STAGES:
+        page = nbformat.read(folder / "artifacts" / stage / "quick_smoke" / f"{NOTEBOOKS[stage]}.ipynb", as_version=4)
+        pipeline._check_complete(page)
+        errors = [o.text for c in page.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream" and o.name == "stderr"]
+        assert not errors, (stage, errors)
