@@ -56,22 +56,24 @@ def style() -> AbstractContextManager:
 def text_width(
     text:str,
     size:float=FONT, # Font size in points
+    weight:str="normal", # Or "bold"
 ) -> float:          # Points
     "How wide one line of text is when drawn in the house font."
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(family="DejaVu Sans", size=size), False)[0])
+    return float(text_to_path.get_text_width_height_descent(text, FontProperties(family="DejaVu Sans", size=size, weight=weight), False)[0])
 
 def shorten(
     text:Any,
     width:float,       # Room in points
     size:float=FONT,   # Font size in points
+    weight:str="normal", # Or "bold"
 ) -> str:
     "The text, cut with an ellipsis where it does not fit the width."
     text = " ".join(str(text).split())
-    if text_width(text, size) <= width: return text
+    if text_width(text, size, weight) <= width: return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        if text_width(text[:middle].rstrip() + "…", size) <= width: low = middle
+        if text_width(text[:middle].rstrip() + "…", size, weight) <= width: low = middle
         else: high = middle - 1
     return text[:low].rstrip() + "…"
 
@@ -81,6 +83,7 @@ def wrap(
     width:float,       # Room in points
     size:float=FONT,   # Font size in points
     max_lines:int=3,   # The last line is cut with an ellipsis when more would be needed
+    weight:str="normal", # Or "bold"
 ) -> list[str]:
     "Break a title into lines that fit the width."
     lines, paragraphs = [], str(text).split("\n")
@@ -88,12 +91,12 @@ def wrap(
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
-            if line and text_width(longer, size) > width: lines.append(line); line = word
+            if line and text_width(longer, size, weight) > width: lines.append(line); line = word
             else: line = longer
         lines.append(line)
     if len(lines) > max_lines and 1 < len(paragraphs) <= max_lines: lines = paragraphs
     if len(lines) > max_lines: lines = lines[:max_lines - 1] + [" ".join(lines[max_lines - 1:])]
-    return [shorten(line, width, size) for line in lines]
+    return [shorten(line, width, size, weight) for line in lines]
 
 # %% ../nbs/00_plots.ipynb #29178266
 def short_names(
@@ -143,7 +146,7 @@ def show_image(
 def _header(fig:Figure, title:str|None, width:float, height:float, *, draw:bool=True) -> float:
     "Height in inches that the figure's title needs; draws it when asked."
     if not title: return 0.0
-    lines = wrap(title, (width - 0.2) * 72, FONT + 1, 3)
+    lines = wrap(title, (width - 0.2) * 72, FONT + 1, 3, "bold")
     if draw: fig.text(0.1 / width, 1 - 0.08 / height, "\n".join(lines), ha="left", va="top", fontsize=FONT + 1, fontweight="bold", linespacing=LINE)
     return len(lines) * (FONT + 1) * LINE / 72 + 0.16
 
@@ -321,7 +324,7 @@ def overlay_grid(
         else:
             scale, beyond = shared_scale(maps, signed=signed, vmax=vmax)
             aspect = max(np.shape(m)[0] / np.shape(m)[1] for m in maps)
-            fig, cells, foot = _cells(n, ncols, (1, 2) if n == 1 else (2, 1), aspect, titles, title=title, foot=0.6)
+            fig, cells, foot = _cells(n, ncols, (1, 2) if n == 1 else (2, 1), aspect, titles, title=title, foot=0.68)
             for image, m, (plain, over) in zip(images, maps, cells):
                 show_image(plain, image)
                 show_overlay(over, image, m, scale, signed=signed)
