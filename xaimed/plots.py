@@ -168,8 +168,8 @@ def _cells(
     width = max(3.2, 2 * pad + ncols * cell + (ncols - 1) * gap)
     left = (width - ncols * cell - (ncols - 1) * gap) / 2
     size = SMALL if cell >= 1.2 else SMALL - 1
-    room = width - 2 * pad if n == 1 else cell + gap * 0.6
-    lines = [wrap(t, room * 72, size, 4) for t in titles] if titles is not None else [[]] * n
+    room = width - 2 * pad if n == 1 else cell
+    lines = [wrap(t, room * 72, size, 5) for t in titles] if titles is not None else [[]] * n
     text = max(map(len, lines)) * size * LINE / 72 + (0.06 if titles is not None else 0)
     nrows = math.ceil(n / ncols)
     row = text + panels[0] * picture * aspect + (panels[0] - 1) * inner
