@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_datasets', 'sizes_of', 'medmnist_spec',
-           'file_name', 'published', 'md5_of', 'check_md5', 'download_medmnist', 'contents_of', 'check_images',
-           'check_labels', 'npz_spec', 'folder_files', 'split_indices', 'read_image', 'folder_spec', 'DataFile',
-           'find_data', 'npz_spec_of_synthetic', 'Transform', 'build_transforms', 'augment_batch', 'ImageDataset',
-           'masks_path', 'load_masks', 'load_arrays', 'load_medmnist_dataset', 'dataset_spec', 'make_loader',
-           'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'load_split', 'build_loaders',
+           'file_name', 'published', 'user_cache', 'md5_of', 'check_md5', 'download_medmnist', 'contents_of',
+           'check_images', 'check_labels', 'npz_spec', 'folder_files', 'split_indices', 'read_image', 'folder_spec',
+           'DataFile', 'find_data', 'npz_spec_of_synthetic', 'Transform', 'build_transforms', 'augment_batch',
+           'ImageDataset', 'masks_path', 'load_masks', 'load_arrays', 'load_medmnist_dataset', 'dataset_spec',
+           'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'load_split', 'build_loaders',
            'count_labels', 'make_card', 'draw_samples', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
 import errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .config import Options, XaimedError, atomic_write, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, write_json
-from .synthetic import class_names, write_synthetic
+from .synthetic import write_synthetic
 
 # %% ../nbs/00_data.ipynb #15852fe8
 log = logging.getLogger("xaimed")
@@ -147,19 +147,30 @@ def published(
     info, end = _info()[name], "" if size == 28 else f"_{size}"
     return info[f"url{end}"], info[f"MD5{end}"]
 
+def user_cache() -> Path:
+    "The user's cache folder for what can be made again."
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xaimed"
+
 @lru_cache(maxsize=64)
 def _md5_once(path, n_bytes, mtime):
-    digest = hashlib.md5(usedforsecurity=False)
+    digest, note = hashlib.md5(usedforsecurity=False), None
+    if n_bytes > 1 << 27:                                # above 128 MiB the answer is noted for later processes
+        note = user_cache() / f"md5-{hashlib.sha256(f'{path}|{n_bytes}|{mtime}'.encode()).hexdigest()[:24]}"
+        if note.is_file(): return note.read_text(encoding="ascii").strip()
     with open(path, "rb") as f:
         for block in iter(lambda: f.read(1 << 22), b""): digest.update(block)
+    try:
+        if note:
+            with atomic_write(note) as beside: beside.write_text(digest.hexdigest(), encoding="ascii")
+    except OSError as e: log.debug("MD5 not noted: %s", e)
     return digest.hexdigest()
 
 def md5_of(
     path:Path,     # A file
 ) -> str:          # 32 hex digits
-    "MD5 of a file; computed once per process as long as the file is unchanged."
+    "MD5 of a file; computed once as long as path, size and time stay the same."
     stat = Path(path).stat()
-    return _md5_once(str(path), stat.st_size, stat.st_mtime_ns)
+    return _md5_once(str(Path(path).resolve()), stat.st_size, stat.st_mtime_ns)
 
 # %% ../nbs/00_data.ipynb #dd2368cd
 def _attempt(url:str, part:Path, timeout:float) -> None:
@@ -176,7 +187,7 @@ def _attempt(url:str, part:Path, timeout:float) -> None:
         bar = progress(total=have + length or None, desc=part.stem)
         if have: bar.update(have)
         with open(part, "ab" if resumed else "wb") as f:
-            for block in reply.iter_content(1 << 18): bar.update(f.write(block))
+            for block in reply.iter_content(1 << 14): bar.update(f.write(block))
         bar.close()
     if length and part.stat().st_size < have + length: raise requests.ConnectionError(f"{part.stat().st_size} of {have + length} bytes came")
 
@@ -191,7 +202,7 @@ def _fetch(url:str, part:Path, retries:int, pause:float, timeout:float) -> None:
         try: return _attempt(url, part, timeout)
         except requests.RequestException as e:
             if attempt == retries or not _worth_another_try(e):
-                kept = f" What came so far ({part.stat().st_size} bytes) is kept in {part} and used the next time." if part.exists() else ""
+                kept = f" What came so far ({part.stat().st_size} bytes) is kept in {part} and used the next time." if part.exists() and part.stat().st_size else ""
                 raise DataError(f"could not fetch {url} in {attempt + 1} attempts: {_reason(e)}. Check the network, name another address or a local folder "
                                 f"with data.mirror, or put the file into {part.parent} yourself.{kept}") from e
             log.info("%s: %s; next attempt in %.0f s", part.stem, _reason(e), pause * 2**attempt)
@@ -360,6 +371,7 @@ def _spec_of_arrays(path:Path) -> DatasetSpec:
     channels, ndim = (3, 2) if len(shape) == 4 and shape[-1] == 3 else (1, len(shape) - 1)
     labels = [_array(path, f"{split}_labels") for split in SPLITS]
     if any(l.ndim not in (1, 2) or not len(l) for l in labels): raise DataError(f"{path}: labels have shapes {[l.shape for l in labels]}, expected (N, 1), or (N, K) for multi-label")
+    if odd := [str(l.dtype) for l in labels if l.dtype.kind not in "iubf"]: raise DataError(f"{path}: labels have type {odd[0]}, expected whole numbers; class names belong into {path.stem}.json")
     multi = labels[0].ndim == 2 and labels[0].shape[1] > 1
     k = labels[0].shape[1] if multi else max(2, int(max(np.nanmax(l) for l in labels)) + 1)
     if k > 10_000: raise DataError(f"{path}: the largest label is {k - 1}, expected class numbers counted from 0")
@@ -520,8 +532,7 @@ def npz_spec_of_synthetic(path:Path) -> DatasetSpec:
 def _synthetic_file(data_dir, settings:dict) -> Path:
     "The synthetic file with these settings, written when it is missing; in the user's cache where data_dir cannot be written."
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + _synthetic_code()).hexdigest()[:10]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xaimed"
-    error = None
+    cache, error = user_cache(), None
     for base in (resolve_path(data_dir) / "synthetic", cache):
         path = base / f"synthetic_{settings['size']}_{digest}.npz"
         try:
@@ -854,14 +865,15 @@ def draw_samples(
     dataset:ImageDataset,
     *,
     per_class:int=2,      # Images of each class
-    most:int=24,          # Images in all
+    most:int=24,          # Images in all; every class is shown once in any case
     seed:int=0,
 ):                        # Figure
     "A few images of every class; of a volume, its middle slice. Known findings are outlined."
     from xaimed.plots import image_grid
     labels, spec, rng = dataset.labels.cpu().numpy(), dataset.spec, np.random.default_rng(seed)
     has = labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(len(spec.classes))
-    picks = [(int(i), k) for k in range(len(spec.classes)) for i in rng.permutation(np.flatnonzero(has[:, k]))[:per_class]][:most]
+    per_class = max(1, min(per_class, most // len(spec.classes)))
+    picks = [(int(i), k) for k in range(len(spec.classes)) for i in rng.permutation(np.flatnonzero(has[:, k]))[:per_class]]
     images = [dataset.images[i].cpu().numpy() for i, _ in picks]
     images = [m[0, m.shape[1] // 2] if m.ndim == 4 else m[0] if len(m) == 1 else m.transpose(1, 2, 0) for m in images]
     masks = None if dataset.masks is None or spec.ndim == 3 else [dataset.masks[i].cpu().numpy() for i, _ in picks]
@@ -882,7 +894,7 @@ def run_data(
         for split in ("val", "test"): load_split(options, split)      # every split is checked before anything is learned
         write_json(folder / "card.json", card)
         save_figure(draw_samples(train, seed=options.seed), folder / "samples.png")
-        masks = masks_path(found.path)
+        beside = [p for p in (masks_path(found.path), found.path.with_suffix(".json")) if p and p.is_file()]
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
-                "watched": [found.path, *([masks] if masks else [])]}
+                "watched": [found.path, *beside]}
     return run_stage(options, "data", make, force=force)
