@@ -23,7 +23,7 @@ from torchvision.models import WeightsEnum
 from torchvision.models.resnet import ResNet
 
 from .config import Options, atomic_write, load_options, read_json, resolve_path, run_stage, unknown, write_json
-from .data import DatasetSpec, Transform, build_transforms, run_data
+from .data import DatasetSpec, Transform, build_transforms, find_from_options, run_data
 
 # %% ../nbs/01_models.ipynb #0c55cba8
 @contextmanager
@@ -222,7 +222,7 @@ def _put_stem(model:nn.Module, stem:str, in_channels:int) -> None:
 
 def _published(weights:WeightsEnum) -> dict[str, Tensor]:
     "Fetch published weights, or say how to go on without a network."
-    try: return weights.get_state_dict(progress=False, check_hash=True)
+    try: return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as e:
         raise RuntimeError(f"weights {weights} could not be fetched from {weights.url} ({type(e).__name__}: {e}): "
                            "download that file where there is a network and give its path as model.weights, or use model.pretrained=false") from e
@@ -352,10 +352,8 @@ def transforms_for(
     options:Options, # The run
 ) -> Transform:      # Takes a PIL image, a tensor or a uint8 batch
     "The transforms that the run's weights ask for: their own preset where they are published, mean = std = 0.5 otherwise."
-    preset, rgb = weights_preset(options), options.data.as_rgb
-    if preset is None: return build_transforms(options.data.size, rgb=rgb)
-    if options.model.stem == "small": return build_transforms(options.data.size, rgb=rgb, mean=preset.mean, std=preset.std)
-    return build_transforms(input_size(options), rgb=rgb, preset=preset)
+    rgb = options.data.as_rgb or find_from_options(options).spec.channels == 3   # as_rgb=false keeps gray gray; colour stays colour
+    return build_transforms(input_size(options), rgb=rgb, preset=weights_preset(options))
 
 # %% ../nbs/01_models.ipynb #9eb4d67e
 def spec_from_card(

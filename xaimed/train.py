@@ -86,9 +86,10 @@ def lr_factor(
         epoch, epochs = step // steps_per_epoch, total // steps_per_epoch
         return DROP ** sum(epoch >= int(share * epochs) for share in MILESTONES)
     if schedule != "one_cycle": raise unknown("schedule", schedule, ("one_cycle", "milestones"))
+    if total == 1: return 1.0
     top = WARM_UP * total - 1
     def between(a, b, share): return b + (a - b) * (1 + math.cos(math.pi * min(max(share, 0.0), 1.0))) / 2
-    return between(START, 1.0, step / top) if top > 0 and step <= top else between(1.0, END, (step - top) / max(total - 1 - top, 1))
+    return between(START, 1.0, step / top) if top > 0 and step <= top else between(1.0, END, (step - top) / (total - 1 - top))
 
 # %% ../nbs/02_train.ipynb #f35b6a9a
 def make_optimizer(
@@ -234,7 +235,7 @@ def predict_logits(
             labels.append(batch[1])
         if not logits: raise ValueError("the loader is empty: there is nothing to predict")
         together = torch.cat(logits).cpu()
-    return together.clone(), torch.cat(labels)
+    return together.clone(), torch.cat(labels).cpu()
 
 def validate_one_epoch(
     model:nn.Module,   # On `device`; its mode is left as found
