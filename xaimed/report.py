@@ -14,12 +14,14 @@ __all__ = ['FIGURES', 'SETTING_WORDS', 'METHOD_WORDS', 'HOW_TO_READ', 'GROUP_WOR
            'interval_words', 'warnings_of', 'dataset_section', 'hashed', 'counts_table', 'model_section',
            'training_section', 'setting_words', 'metrics_section', 'published_section', 'confusion_section',
            'reliability_section', 'label_words', 'sample_cards', 'sample_card', 'failures_section',
-           'explanations_section', 'provenance_section', 'flat', 'markdown_text', 'markdown_table', 'bullets',
-           'model_card', 'card_of_model', 'card_of_figures', 'card_of_limits', 'outside_resources', 'report_cells',
-           'first_line', 'with_contents', 'render_report', 'report_title', 'run_report']
+           'explanations_section', 'ethics_words', 'ethics_section', 'provenance_section', 'own_seconds', 'flat',
+           'markdown_text', 'markdown_table', 'bullets', 'model_card', 'card_of_model', 'card_of_figures',
+           'card_of_limits', 'outside_resources', 'report_cells', 'first_line', 'with_contents', 'render_report',
+           'report_title', 'run_report']
 
 # %% ../nbs/05_report.ipynb #b36a5ffc
 import base64, csv, html, math, re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Iterable, Literal
 
@@ -188,7 +190,7 @@ class StageRecord(Part):
     "What a stage's manifest says about itself."
     stage: str = Field(description="data, models, train, eval or explain")
     started: str | None = Field(None, description="When it began, UTC")
-    wall_seconds: float | None = Field(None, description="How long it took")
+    wall_seconds: float | None = Field(None, description="How long it took, the stages it had to make first included")
     peak_memory_mb: float | None = Field(None, description="Largest memory of the process that ran it, in MB")
     device: str | None = Field(None, description="Where it ran")
     commit: str | None = Field(None, description="Commit of xaimed; `+changes` when files differed from it")
@@ -524,7 +526,7 @@ def escaped(value:Any) -> str:
 def is_number(value:Any) -> bool:
     "Say whether a cell belongs on the right: a figure, or a text that begins with one."
     text = re.sub(r"<[^>]*>.*", "", str(value)) if isinstance(value, Markup) else str(value)
-    return value is None or isinstance(value, (int, float)) or bool(re.fullmatch(r"[+−-]?[\d.,]+( ?%)?( ?\(.*\))?|–", text.strip()))
+    return value is None or isinstance(value, (int, float)) or bool(re.fullmatch(r"[+−-]?[\d.,]+( ?%| to [\d.]+)?( ?\(.*\))?|–", text.strip()))
 
 # %% ../nbs/05_report.ipynb #7abe2ad5
 def image(
@@ -683,7 +685,7 @@ def dataset_section(
     said = facts([("Description", d.description), ("Task", f"{d.task}, {len(d.classes)} {'labels' if d.task == 'multi-label' else 'classes'}"), ("Images", shape), ("Masks", masks),
                   ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), *file])
     defects = "<p>Known defects of this data set:</p><ul>" + "".join(f"<li>{escaped(x)}</li>" for x in d.known_defects) + "</ul>" if d.known_defects else "<p>No defects of this data set are on record here.</p>"
-    return section(said, counts_table(d), defects, figure(results.path("samples"), f"Sample images of {d.title} with their labels", f"Sample images of {d.title}."))
+    return section(said, counts_table(d), defects, figure(results.path("samples"), f"Sample images of {d.title} with their labels", f"Sample images of {d.title}." + (" An outline is the mask of the finding." if d.masks else ""), width=46))
 
 
 def hashed(digest:str|None) -> str|None: return Markup(f"<code>{escaped(digest)}</code>") if digest else None
@@ -835,7 +837,7 @@ def failures_section(
     if not rows:
         return section(note(f"No image was {GROUP_WORDS[group]}: " + (f"every one of the {n} images of the {split} split was classified rightly." if group.endswith("wrong") else f"no image of the {split} split was classified rightly.")))
     words = f"{plural(len(rows), 'image')} of the {split} split, {GROUP_WORDS[group]}, {'the surest' if group.endswith('wrong') else 'the least sure'} first."
-    grid = figure(results.path(group), f"Images {GROUP_WORDS[group]}", words) if group in results.figures else f"<p>{escaped(words)}</p>"
+    grid = figure(results.path(group), f"Images {GROUP_WORDS[group]}", words, width=42) if group in results.figures else f"<p>{escaped(words)}</p>"
     listed = table([(f.rank, f.index, f.label_name or label_words(f.label, results.dataset.classes), f.predicted_name or label_words(f.predicted, results.dataset.classes), f.confidence) for f in rows],
         ["Rank", "Image", "Label", "Prediction", "Confidence"])
     cards = sample_cards(results, group)
@@ -848,9 +850,25 @@ def explanations_section(
     "Show the explained images that were drawn at random, with how well the attributions add up."
     gaps = [abs(e.completeness_gap) for e in results.explanations if e.completeness_gap is not None]
     gap = f"Over the {plural(len(gaps), 'explanation')} of this report that promise to add up, the gap is {sum(gaps) / len(gaps):.3f} logits on average and {max(gaps):.3f} at most." if gaps else ""
-    masks = "This data set has masks of its findings. The pictures below are not yet scored against them: judge by eye, and with care." if results.dataset.masks else "This data set has no masks: whether a map shows the finding cannot be checked here, only whether it is plausible, which is weaker."
+    masks = "This data set has masks of its findings, shown as outlines. The maps are not scored against them here: judge by eye, and with care." if results.dataset.masks else "This data set has no masks: whether a map shows the finding cannot be checked here, only whether it is plausible, which is weaker."
     cards = sample_cards(results, "random")
     return section(note(*(t for t in (masks, gap) if t)), f"<p>See {HOW_TO_READ}.</p>{cards}" if cards else "<p>No image was drawn at random for an explanation in this run (<code>explain.n_random</code>).</p>")
+
+# %% ../nbs/05_report.ipynb #821cfddc
+def ethics_words(
+    card:DatasetCard, # The data set
+) -> list[str]:
+    "Say what must not be done with the result, and what nobody knows about it."
+    people = ("The images are drawn by a program: no person is in them, and nothing here says how a network does on patients." if card.name.startswith("synthetic") else
+              "The images come from people; use them under their licence and cite their source. A data set from one or few places does not stand for all patients. Who was imaged is not recorded in it, so nobody can say from this report for whom the network works worse.")
+    return ["For research only, not for diagnosis. " + people, "A network uses whatever tells its classes apart, a mark of the scanner or the border of the image included. Explanations are approximations: they help to find such mistakes and cannot prove that there are none."]
+
+
+def ethics_section(
+    results:Results, # The run
+) -> HTML:
+    "Say what must not be done with the result."
+    return section(*(f"<p>{escaped(t)}</p>" for t in ethics_words(results.dataset)))
 
 # %% ../nbs/05_report.ipynb #8edbf4d7
 def provenance_section(
@@ -859,12 +877,30 @@ def provenance_section(
     "Show versions, commit, seed, device, data hash, times and memory."
     p, f = results.provenance, results.dataset.file
     said = facts([("Run", results.run), ("Seed", str(p.seed)), ("Device", p.device), ("Machine", p.platform), ("xaimed commit", p.commit), ("Data file", f.name), ("Data MD5", hashed(f.md5)), ("Data SHA-256", hashed(f.sha256))])
-    total = sum(s.wall_seconds or 0 for s in p.stages)
-    stages = table([*((s.stage, (s.started or "–").replace("T", " ")[:16], number(s.wall_seconds, 1), number(s.peak_memory_mb, 0), s.device or "–") for s in p.stages), ("all", "–", number(total, 1), "–", "–")],
-        ["Stage", "Started (UTC)", "Seconds", "Peak memory, MB", "Device"], caption="Wall time and memory of each stage. Memory is the largest of the process that ran it; stages run in one process share theirs. A stage that was kept shows the run that made it.", row_css=[""] * len(p.stages) + ["xr-own"])
+    own = own_seconds(p.stages)
+    stages = table([*((s.stage, (s.started or "–").replace("T", " ")[:16], number(t, 1), number(s.peak_memory_mb, 0), s.device or "–") for s, t in zip(p.stages, own)), ("all", "–", number(float(sum(t or 0 for t in own)), 1), "–", "–")],
+        ["Stage", "Started (UTC)", "Seconds", "Peak memory, MB", "Device"], caption="Wall time and memory of each stage, the stages it had to make first not counted. Memory is the largest of the process that ran it; stages run in one process share theirs. A stage that was kept shows the run that made it.", row_css=[""] * len(p.stages) + ["xr-own"])
     versions = table([(k, v or "–") for k, v in p.versions.items()], ["Package", "Version"])
     chosen = table([(k, "–" if v is None else str(v)) for k, v in flat(p.options)], ["Option", "Value"])
     return section(said, stages, fold("Package versions", versions), fold("Every option of the run", chosen))
+
+
+def own_seconds(
+    stages:list[StageRecord], # In their order
+) -> list[float|None]:        # Wall time of each without that of the stages it had to make first
+    "Take from a stage's wall time what earlier stages took within it; starts are known to a second."
+    spans = []
+    for s in stages:
+        start = datetime.fromisoformat(s.started) if s.started else None
+        spans.append((start, start + timedelta(seconds=s.wall_seconds)) if start and s.wall_seconds is not None else None)
+    own = []
+    for k, s in enumerate(stages):
+        inside, reached = 0.0, spans[k] and spans[k][0]
+        for start, end in sorted(x for x in spans[:k] if x and spans[k]):
+            start, end = max(start, reached), min(end, spans[k][1])
+            if end > start: inside, reached = inside + (end - start).total_seconds(), end
+        own.append(None if s.wall_seconds is None else max(0.0, s.wall_seconds - inside))
+    return own
 
 
 def flat(
@@ -929,7 +965,7 @@ def card_of_figures(results:Results) -> list[str]:
 
 def card_of_limits(results:Results) -> list[str]:
     "What may go wrong with it."
-    ethics = "Research only, not for diagnosis. The images come from people; their licence and source are named above. A data set of one or few places does not stand for all patients, and a network may use whatever tells the classes apart there, a scanner's mark included."
+    ethics = "\n\n".join(ethics_words(results.dataset))
     cells = " × ".join(map(str, results.model.cam_map_size))
     caveats = f"Explanations are approximations: they show what a method attributes the score to, not why a finding is there. Grad-CAM reads `{results.model.cam_layer}`, a map of {cells} cells.\n\nThis is one training run with one seed. Repeat it with other seeds before comparing it with anything, and on images from elsewhere before believing it."
     return ["## Ethical considerations", ethics, "## Caveats and recommendations", caveats]
