@@ -397,3 +397,53 @@ def test_undisturbed_survives_errors_in_threads():
     thread = threading.Thread(target=work)
     thread.start(); thread.join()
     assert errors and model.training and all(p.requires_grad for p in model.parameters())
+
+
+def smoke(tmp_path, **more):
+    "Options of a run small enough for a test: few images, one epoch."
+    from xaimed.config import load_options
+    return load_options("", overrides={"artifacts_dir": str(tmp_path), "device": "cpu", "data.size": 28, "synthetic.n_train": 32, "synthetic.n_val": 16, "synthetic.n_test": 24,
+                                       "train.epochs": 1, "explain.n_steps": 4, "explain.n_random": 2, "explain.n_gallery": 2, **more})
+
+
+def test_stage(tmp_path):
+    "The chain on synthetic data: files, facts, true targets, and what is kept."
+    from xaimed.config import read_manifest, stage_dir
+    from xaimed.eval import run_eval
+    options = smoke(tmp_path)
+    folder = explain.run_explain(options)
+    assert folder == stage_dir(options, "explain")
+    with open(folder / "explanations.csv", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    with open(run_eval(options) / "predictions.csv", encoding="utf-8") as f: predictions = {r["index"]: r for r in csv.DictReader(f)}
+    assert {r["method"] for r in rows} == {"gradcam", "integrated_gradients"} and "random" in {r["group"] for r in rows}
+    for r in rows:
+        assert (folder / r["file"]).exists() and r["target"] == predictions[r["index"]]["predicted"] and r["label"] == predictions[r["index"]]["label"]
+        assert float(r["probability"]) == pytest.approx(float(predictions[r["index"]][f"prob_{r['target']}"]), abs=1e-4)
+    shown = read_explanations(folder, range(4))
+    assert shown.masks is not None and shown.attributions["gradcam"].map.shape[2:] == (28, 28)
+    stamp = (folder / "manifest.json").stat().st_mtime_ns
+    explain.run_explain(options)
+    assert (folder / "manifest.json").stat().st_mtime_ns == stamp and read_manifest(folder)
+    true = smoke(tmp_path, **{"explain.target": "true", "explain.methods": ["gradcam"], "explain.n_gallery": 0})
+    shown = read_explanations(explain.run_explain(true), range(4))
+    assert np.array_equal(shown.target, shown.labels) and set(shown.group) == {"random"} and list(shown.attributions) == ["gradcam"]
+    # nothing was wrong: the gallery is empty
+    head = (run_eval(options) / "failure_gallery_selection.csv").read_text().splitlines()[0]
+    (tmp_path / "failure_gallery_selection.csv").write_text(head + "\n")
+    assert explain.gallery_rows(tmp_path) == []
+
+
+def test_stage_refuses(tmp_path):
+    with pytest.raises(ValueError, match="Near: gradcam"): explain.run_explain(smoke(tmp_path, **{"explain.methods": ["grad_cam"]}))
+    with pytest.raises(ValueError, match="the model has 4 outputs"): explain.run_explain(smoke(tmp_path, **{"explain.target": "7"}))
+    with pytest.raises(ValueError, match="set explain.n_random"): explain.run_explain(smoke(tmp_path, **{"explain.n_random": 0, "explain.n_gallery": 0}))
+
+
+@pytest.mark.parametrize("task", ["multi-label", "binary"])
+def test_stage_other_tasks(tmp_path, task):
+    options = smoke(tmp_path, **{"synthetic.task": task, "synthetic.num_classes": 3 if task == "multi-label" else 2, "explain.target": "true"})
+    folder = explain.run_explain(options)
+    with open(folder / "explanations.csv", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    for r in rows:
+        labels = r["label"].split(";")
+        assert task != "multi-label" or "1" not in labels or labels[int(r["target"])] == "1"
