@@ -101,6 +101,11 @@ def test_only_the_split_asked_for_is_unpacked(tmp_path):
     with pytest.raises(D.DataError, match="mine.npz"): D.load_medmnist_dataset(path, "test")
 
 
+def test_the_table_is_medmnists_own():
+    from medmnist import INFO
+    assert D._info() == INFO and D.list_datasets() == list(INFO)
+
+
 # names and refusals
 
 def test_an_unknown_name_lists_the_near_ones():

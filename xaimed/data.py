@@ -12,9 +12,10 @@ __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_
            'count_labels', 'make_card', 'draw_samples', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
-import errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
+import ast, errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,13 @@ _FACTS = {  # name -> (source, flips, known defects)
 }
 
 # %% ../nbs/00_data.ipynb #bf687288
+@lru_cache(maxsize=1)
 def _info() -> dict:
-    "medmnist's own table, imported when first needed."
+    "medmnist's own table, read from its file: importing the package costs a second and makes a folder in the user's home."
+    package = find_spec("medmnist")
+    text = (Path(package.submodule_search_locations[0]) / "info.py").read_text(encoding="utf-8") if package else ""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "INFO": return ast.literal_eval(node.value)
     from medmnist.info import INFO
     return INFO
 

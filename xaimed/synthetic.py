@@ -216,7 +216,7 @@ def _compose(size, findings, n_distractors, area, rng, reserved=0.):
     kinds = rng.choice(["blob", "line"], n_distractors)
     for kind, (row, col, _) in zip(kinds, _place(rng, [.95 * np.sqrt(area)] * n_distractors, taken=circles, reserved=reserved, gap=.85)):
         other = np.maximum(other, draw_distractor(str(kind), size, rng, centre=(row, col), area=area))
-    return found, np.where(found > 0, 0, other)
+    return found, np.where(found >= .5, 0, other)
 
 # %% ../nbs/00_synthetic.ipynb #98c78da3
 def _develop(layers, rng, channels, contrast, marker):
