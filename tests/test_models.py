@@ -107,7 +107,7 @@ def test_a_pickle_runs_no_code(tmp_path):
     assert not (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"])
 def test_every_backbone_builds_and_names_its_cam_layer(name):
     model = build_model(name, 3, in_channels=1, image_size=64)
     assert isinstance(model.get_submodule(cam_layer(model)), nn.Module)
@@ -127,11 +127,11 @@ def test_weights_of_another_model_or_none(weights):
 
 def test_a_new_backbone_is_one_registration(monkeypatch):
     monkeypatch.setattr(models, "BACKBONES", dict(models.BACKBONES))
-    @register_backbone("resnet10", cam_layer="layer4")
-    def resnet10(): return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
-    assert "resnet10" in list_models() and check_cam(build_model("resnet10", 2, 1, image_size=28), 28) == (4, 4)
-    with pytest.raises(ValueError, match="no published weights"): resolve_weights("resnet10", pretrained=True)
-    with pytest.raises(ValueError, match="registered already"): register_backbone("resnet10", cam_layer="layer4")(resnet10)
+    @register_backbone("resnet26", cam_layer="layer4")
+    def resnet26(): return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [3, 3, 3, 3])
+    assert "resnet26" in list_models() and check_cam(build_model("resnet26", 2, 1, image_size=28), 28) == (4, 4)
+    with pytest.raises(ValueError, match="no published weights"): resolve_weights("resnet26", pretrained=True)
+    with pytest.raises(ValueError, match="registered already"): register_backbone("resnet26", cam_layer="layer4")(resnet26)
 
 
 def test_shapes_leave_nothing_behind_when_forward_raises():

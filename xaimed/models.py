@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BACKBONES', 'STEMS', 'SMALL_STEM_UP_TO', 'STEM_KERNEL', 'eval_mode', 'Backbone', 'register_backbone', 'backbone',
-           'list_models', 'adapt_channels', 'shrink_kernel', 'resolve_stem', 'resolve_weights', 'load_state_dict',
-           'fit_state_dict', 'ModelSpec', 'build_model', 'trace_shapes', 'cam_layer', 'cam_map_size', 'check_cam',
-           'layer_table', 'summary_text', 'weights_preset', 'input_size', 'transforms_for', 'spec_from_card',
-           'model_from_options', 'model_card', 'run_models']
+           'resnet10', 'list_models', 'adapt_channels', 'shrink_kernel', 'resolve_stem', 'resolve_weights',
+           'load_state_dict', 'fit_state_dict', 'ModelSpec', 'build_model', 'trace_shapes', 'cam_layer', 'cam_map_size',
+           'check_cam', 'layer_table', 'summary_text', 'weights_preset', 'input_size', 'transforms_for',
+           'spec_from_card', 'model_from_options', 'model_card', 'run_models']
 
 # %% ../nbs/01_models.ipynb #37e1c99c
 import pickle
@@ -20,7 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
-from torchvision.models.resnet import ResNet
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from .config import Options, atomic_write, load_options, read_json, resolve_path, run_stage, unknown, write_json
 from .data import DatasetSpec, Transform, build_transforms, find_from_options, run_data
@@ -73,6 +73,11 @@ register_backbone("resnet18", cam_layer="layer4", weights=torchvision.models.Res
 register_backbone("resnet34", cam_layer="layer4", weights=torchvision.models.ResNet34_Weights)(torchvision.models.resnet34)
 register_backbone("resnet50", cam_layer="layer4", weights=torchvision.models.ResNet50_Weights)(torchvision.models.resnet50)
 register_backbone("resnet101", cam_layer="layer4", weights=torchvision.models.ResNet101_Weights)(torchvision.models.resnet101)
+
+@register_backbone("resnet10", cam_layer="layer4")
+def resnet10() -> nn.Module:
+    "One basic block per stage instead of two: half the work of resnet18, for smoke runs on a CPU. No published weights."
+    return ResNet(BasicBlock, [1, 1, 1, 1])
 
 def list_models() -> list[str]:
     "Names of the registered backbones."
@@ -228,7 +233,7 @@ def _published(weights:WeightsEnum) -> dict[str, Tensor]:
                            "download that file where there is a network and give its path as model.weights, or use model.pretrained=false") from e
 
 def build_model(
-    name:str,              # A registered model: "resnet18", "resnet34", "resnet50", "resnet101"
+    name:str,              # A registered model: "resnet10", "resnet18", "resnet34", "resnet50" or "resnet101"
     num_classes:int,       # Outputs of the new head
     in_channels:int=3,     # Channels of the images
     pretrained:bool=False, # torchvision's DEFAULT weights

@@ -84,7 +84,7 @@ def lr_factor(
     "The learning rate of a step as a share of the peak (Smith and Topin 2018 for one-cycle)."
     if schedule == "milestones":
         epoch, epochs = step // steps_per_epoch, total // steps_per_epoch
-        return DROP ** sum(epoch >= int(share * epochs) for share in MILESTONES)
+        return DROP ** sum(epoch >= share * epochs for share in MILESTONES)
     if schedule != "one_cycle": raise unknown("schedule", schedule, ("one_cycle", "milestones"))
     if total == 1: return 1.0
     top = WARM_UP * total - 1

@@ -1,0 +1,211 @@
+"Training: each task, equal bits, loss turning NaN, wrong checkpoints, and CUDA paths as far as a CPU can cover them."
+import csv
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from xaimed import train
+from xaimed.config import TrainOptions, load_options, read_manifest, stage_dir
+from xaimed.data import augment_batch, build_loaders
+from xaimed.models import build_model
+from xaimed.train import (COLUMNS, RECIPES, Diverged, load_checkpoint, load_trained_model, lr_factor, make_loss, make_optimizer, make_schedule,
+                          predict_logits, recipe_for, run_training, train_one_epoch, validate_one_epoch)
+
+
+def options(tmp_path, **overrides):
+    "A run of seconds: few images of 16 pixels, the smallest network."
+    return load_options("", run="t", overrides={"artifacts_dir": str(tmp_path / "artifacts"), "data.data_dir": str(tmp_path), "device": "cpu", "model.name": "resnet10",
+                                                "data.size": 16, "data.batch_size": 16, "synthetic.n_train": 33, "synthetic.n_val": 16, "synthetic.n_test": 16,
+                                                "train.epochs": 2, **overrides})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = options(tmp_path_factory.mktemp("trained"))
+    return run, run_training(run)
+
+
+def test_the_stage_leaves_its_files(trained):
+    run, folder = trained
+    assert folder == stage_dir(run, "train") and {p.name for p in folder.iterdir()} >= {"best.pt", "last.pt", "history.csv", "curves.png", "manifest.json"}
+    with open(folder / "history.csv", newline="") as f: rows = list(csv.DictReader(f))
+    assert len(rows) == 2 and tuple(rows[0]) == COLUMNS
+    best, last = load_checkpoint(folder / "best.pt"), load_checkpoint(folder / "last.pt")
+    assert last["epoch"] == 2 and math.isclose(best["metrics"]["val_loss"], min(float(r["val_loss"]) for r in rows), rel_tol=1e-4)
+    assert best["options"]["train"]["epochs"] == 2 and set(best["model"]) == {"name", "num_classes", "in_channels", "stem", "image_size"}
+    assert {"optimizer", "scheduler", "generators", "history"} == set(last["training"]) and "training" not in best
+    facts = read_manifest(folder)["facts"]
+    assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == "fp32"
+
+
+def test_unchanged_is_kept_and_the_model_comes_back(trained):
+    run, folder = trained
+    before = (folder / "best.pt").stat().st_mtime_ns
+    assert run_training(run) == folder and (folder / "best.pt").stat().st_mtime_ns == before
+    for which in ("best", "last"):
+        model, checkpoint = load_trained_model(run, which)
+        assert not model.training and all(torch.equal(v, checkpoint["state_dict"][k]) for k, v in model.state_dict().items())
+    with pytest.raises(ValueError, match="Known: best, last"): load_trained_model(run, "first")
+
+
+@pytest.mark.parametrize("change, message", [({"model.name": "resnet18"}, "model 'resnet10'.*'resnet18'"), ({"model.stem": "imagenet"}, "stem 'small'.*'imagenet'"),
+                                             ({"synthetic.num_classes": 3}, "classes"), ({"synthetic.task": "multi-label"}, "task 'multi-class'"), ({"data.as_rgb": False}, "in_channels 3")])
+def test_a_checkpoint_of_another_run_is_refused(trained, tmp_path, change, message):
+    _, folder = trained
+    with pytest.raises(ValueError, match=message): load_trained_model(options(tmp_path, **change), folder=folder)
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(trained, tmp_path, monkeypatch):
+    run, folder = trained
+    checkpoint = load_checkpoint(folder / "best.pt")
+    train.save_checkpoint(tmp_path / "best.pt", {**checkpoint, "dataset": "breastmnist"})
+    with pytest.raises(ValueError, match="dataset 'breastmnist', but the run asks for 'synthetic'"): load_trained_model(run, folder=tmp_path)
+    checkpoint["state_dict"].pop("fc.weight")
+    train.save_checkpoint(tmp_path / "best.pt", checkpoint)
+    with pytest.raises(ValueError, match="do not fit its own description.*fc.weight"): load_trained_model(run, folder=tmp_path)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the train stage first"): load_checkpoint(tmp_path / "best.pt")
+    class Bomb:
+        def __reduce__(self): return (tmp_path.joinpath("boom").touch, ())
+    torch.save({"format": "xaimed-checkpoint", "state_dict": Bomb()}, tmp_path / "bomb.pt")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "empty.pt").touch()
+    torch.save({"format": "xaimed-checkpoint", "version": 1, "state_dict": {}}, tmp_path / "whole.pt")
+    (tmp_path / "truncated.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:300])
+    for name in ("bomb.pt", "text.pt", "empty.pt", "truncated.pt", "whole.pt"):
+        with pytest.raises(ValueError, match=name): load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_same_seed_equal_bits(trained, tmp_path):
+    _, folder = trained
+    again, other = run_training(options(tmp_path / "a")), run_training(options(tmp_path / "b", seed=1))
+    once, twice, third = (load_checkpoint(f / "last.pt")["state_dict"] for f in (folder, again, other))
+    assert all(torch.equal(once[k], twice[k]) for k in once)
+    assert not torch.equal(once["conv1.weight"], third["conv1.weight"])
+
+
+@pytest.mark.parametrize("task, classes", [("binary", 2), ("ordinal", 3), ("multi-label", 3)])
+@pytest.mark.parametrize("recipe", ["modern", "medmnist"])
+def test_every_task_and_recipe(tmp_path, task, classes, recipe):
+    run = options(tmp_path, **{"synthetic.task": task, "synthetic.num_classes": classes, "train.recipe": recipe, "train.epochs": 1, "data.as_rgb": False})
+    model, checkpoint = load_trained_model(run, folder=run_training(run))
+    assert checkpoint["task"] == task and model.fc.out_features == classes and math.isfinite(checkpoint["metrics"]["val_loss"])
+
+
+def test_the_test_split_is_not_opened(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(train, "build_loaders", lambda options, transform, *, splits, **k: opened.extend(splits) or build_loaders(options, transform, splits=splits, **k))
+    run_training(options(tmp_path, **{"train.epochs": 1}))
+    assert opened == ["train", "val"]
+
+
+def test_a_loss_that_turns_nan_keeps_the_last_good_epoch_and_the_old_result(tmp_path, monkeypatch):
+    good = options(tmp_path, **{"train.epochs": 1})
+    folder = run_training(good)
+    calls = []
+    def spoilt(x, **how):
+        calls.append(1)
+        return x if len(calls) <= 4 else x * math.nan          # 33 images: 2 steps an epoch, the one left over is skipped
+    monkeypatch.setattr(train, "augment_batch", spoilt)
+    with pytest.raises(Diverged, match=r"stopped in epoch 3: the loss became nan at step 1\. best\.pt holds epoch \d, last\.pt epoch 2.*lower train\.lr"):
+        run_training(options(tmp_path, **{"train.epochs": 5}))
+    failed = folder.with_name("t.failed")
+    assert load_checkpoint(failed / "last.pt")["epoch"] == 2 and (failed / "history.csv").read_text().count("\n") == 3
+    assert all(torch.isfinite(v).all() for v in load_checkpoint(failed / "best.pt")["state_dict"].values())
+    assert load_checkpoint(folder / "last.pt")["epoch"] == 1, "the old result is gone"
+
+
+def test_a_first_epoch_that_fails_says_that_there_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "augment_batch", lambda x, **how: x * math.inf)
+    with pytest.raises(Diverged, match="epoch 1.*no epoch was finished"): run_training(options(tmp_path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_cuda_asked_for_and_absent(tmp_path):
+    with pytest.raises(ValueError, match="no CUDA device here.*device: cpu"): run_training(options(tmp_path, device="cuda"))
+    assert not (tmp_path / "artifacts" / "train").exists()
+
+
+def test_unknown_recipe_is_found_before_anything_is_made(tmp_path):
+    with pytest.raises(ValueError, match="Near: modern"): run_training(options(tmp_path, **{"train.recipe": "moderm"}))
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 4, 7, 100])
+@pytest.mark.parametrize("schedule", ["one_cycle", "milestones"])
+def test_learning_rates_stay_between_zero_and_the_peak(total, schedule):
+    values = [lr_factor(s, total, schedule) for s in range(total)]
+    assert all(0 < v <= 1 for v in values) and max(values[: max(1, total // 2)]) > 0.02
+
+
+def test_options_take_the_place_of_the_recipe():
+    recipe = recipe_for(TrainOptions(recipe="medmnist", lr=0.5, weight_decay=0.1, label_smoothing=0.2, augment=True, select="val_loss"))
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.label_smoothing, recipe.augment, recipe.select) == ("adam", 0.5, 0.1, 0.2, True, "val_loss")
+
+
+def test_gradients_are_clipped():
+    model = nn.Linear(1, 2, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = model.weight.detach().clone()
+    train_one_epoch(model, [(torch.full((1, 1), 1e4), torch.tensor([0]))], make_loss("binary"), optimizer, grad_clip=0.01)
+    assert (model.weight - before).norm() <= 0.0101
+
+
+def test_a_loader_that_cannot_be_used():
+    model = build_model("resnet10", 2, image_size=16)
+    with pytest.raises(ValueError, match="batch norm needs two"): train_one_epoch(model, [(torch.zeros(1, 3, 16, 16), torch.tensor([0]))], make_loss("binary"), make_optimizer(model, RECIPES["modern"]))
+    with pytest.raises(ValueError, match="loader is empty"): predict_logits(model, [])
+
+
+def test_validation_of_a_spoilt_model_is_nan_and_not_an_error():
+    model = nn.Linear(1, 2)
+    nn.init.constant_(model.weight, math.nan)
+    result = validate_one_epoch(model, [(torch.ones(4, 1), torch.tensor([0, 1, 0, 1]))], make_loss("binary"), task="binary")
+    assert math.isnan(result["loss"]) and math.isnan(result["auc"])
+
+
+@pytest.mark.parametrize("task", ["binary", "multi-label"])
+def test_cuda_path_hides_no_cpu_tensor(monkeypatch, task):
+    """Tensors without data that know their device: an operation between a CPU and a CUDA tensor raises, as on a GPU.
+    Without a CUDA build the backward engine and CUDA's autocast cannot run, so gradients are put in by hand and the arithmetic is fp32."""
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.5)        # there are no values to read
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: True)
+    with FakeTensorMode():
+        with torch.device("cuda"): model = build_model("resnet10", 3, image_size=16)
+        y = torch.zeros(4, 3) if task == "multi-label" else torch.zeros(4, dtype=torch.long)
+        monkeypatch.setattr(torch.Tensor, "backward", lambda loss: [setattr(p, "grad", torch.empty_like(p)) for p in model.parameters()])
+        loader = [(torch.zeros(4, 3, 16, 16), y)] * 2
+        optimizer = make_optimizer(model, RECIPES["modern"])
+        schedule = make_schedule(optimizer, RECIPES["modern"], epochs=1, steps_per_epoch=2)
+        result = train_one_epoch(model, loader, make_loss(task, 0.1), optimizer, device="cuda", scheduler=schedule, grad_clip=1.0,
+                                 augment=partial(augment_batch, flips="horizontal"))
+        logits, labels = predict_logits(model, loader, device="cuda")
+    assert result["n"] == 8 and logits.device.type == labels.device.type == "cpu" and logits.dtype == torch.float32
+    assert {p.device.type for p in model.parameters()} == {"cuda"} and all(p.grad.device.type == "cuda" for p in model.parameters())
+
+
+def test_bf16_trains_on_the_cpu_and_leaves_weights_in_float32():
+    model = build_model("resnet10", 2, image_size=16, seed=0)
+    x, y = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1] * 4)
+    losses = [train_one_epoch(model, [(x, y)], make_loss("binary"), optimizer, precision="bf16")["loss"] for optimizer in [make_optimizer(model, RECIPES["medmnist"])] for _ in range(4)]
+    assert losses[-1] < losses[0] and {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_the_cuda_check_would_notice(monkeypatch):
+    "The same on a model that forgot a tensor on the CPU."
+    class Forgetful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.offset = nn.Linear(2, 2), torch.ones(3, 2)
+        def forward(self, x): return self.layer(x) + self.offset
+    with FakeTensorMode():
+        model = Forgetful()
+        with torch.device("cuda"): model.layer = nn.Linear(2, 2)
+        with pytest.raises(RuntimeError, match="cpu"): predict_logits(model, [(torch.zeros(3, 2), torch.zeros(3))], device="cuda")
