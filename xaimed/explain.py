@@ -477,10 +477,10 @@ def draw_samples(
     maps = flat_maps(shown.attributions[method].map, shown.images.shape[-2:])
     headings, lines = zip(*(sample_titles(shown, method, i) for i in positions)) if positions else ((), ())
     one = len(positions) == 1
-    short = [f"{shown.classes[shown.target[i]]} {shown.probability[i]:.2f}\nlabel: {shown.label_name(i)}\nsample {shown.index[i]}" for i in positions]
+    short = [f"{shown.probability[i]:.2f} {shown.classes[shown.target[i]]}\nlabel: {shown.label_name(i)}\nsample {shown.index[i]}" for i in positions]
     figure = overlay_grid([picture(shown.images[i]) for i in positions], [maps[i] for i in positions], lines if one else short,
-                          title=headings[0] if one else f"{METHODS[method].title}: class explained and its probability",
-                          signed=METHODS[method].signed, vmax=vmax, label="relevance (logits), one scale for the run")
+                          title=headings[0] if one else f"{METHODS[method].title}: probability and class explained",
+                          signed=METHODS[method].signed, vmax=vmax, label="relevance (logits)" + (", one scale for the run" if vmax else ""))
     if shown.masks is not None:
         for k, i in enumerate(positions):
             for axes in figure.axes[2 * k:2 * k + 2]: outline(axes, shown.masks[i])
@@ -533,14 +533,9 @@ def read_explanations(
 
 # %% ../nbs/04_explain.ipynb #b2b44014
 def gallery_rows(
-    options:Options,
     eval_folder:Path,   # The evaluation's folder
-) -> list[dict]:        # Rows of failure_gallery_selection.csv; none when no gallery image is asked for
-    "The failure gallery, which indexes the split that was evaluated."
-    if not options.explain.n_gallery: return []
-    if options.explain.split != options.eval.split:
-        raise ValueError(f"explain.split is {options.explain.split!r} and the failure gallery is of eval.split {options.eval.split!r}; "
-                         "expected the same: change one of them, or set explain.n_gallery to 0")
+) -> list[dict]:        # Rows of failure_gallery_selection.csv, in rank order
+    "The failure gallery, by stable index in the split that was evaluated."
     with open(eval_folder / "failure_gallery_selection.csv", newline="", encoding="utf-8") as file: return list(csv.DictReader(file))
 
 # %% ../nbs/04_explain.ipynb #22c6a5d8
@@ -549,13 +544,14 @@ def run_explain(
     *,
     force:bool=False,   # Make it again even when nothing has changed
 ) -> Path:              # The stage's folder
-    "Explain seeded random images and the failure gallery's: figures, raw maps, table."
+    "Explain seeded random images and the failure gallery's, from the split that was evaluated: figures, raw maps, table."
+    for name in options.explain.methods: get_method(name)     # before anything is trained
     def make(folder:Path) -> dict:
         run_training(options)
-        gallery = gallery_rows(options, run_eval(options))
+        gallery = gallery_rows(run_eval(options))
         model, _ = load_trained_model(options, options.eval.checkpoint)
         transform = transforms_for(options)
-        data = load_split(options, options.explain.split, transform)
+        data = load_split(options, options.eval.split, transform)
         asked = options.explain
         samples = select_samples(data.index.tolist(), gallery, n_random=asked.n_random, n_gallery=asked.n_gallery, seed=options.seed)
         if not samples: raise ValueError("no image to explain: explain.n_random is 0 and no gallery image was found; expected at least one, set explain.n_random")
