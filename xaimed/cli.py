@@ -239,29 +239,29 @@ def _download_data(
 
 
 def describe_download(
-    report:Any, # What `xaimed.data.download_medmnist` gives
+    report:dict, # What `xaimed.data.download_medmnist` gives
 ) -> str:
-    "Say what a download brought."
-    if isinstance(report, dict): return "\n".join(f"{k}: {', '.join(f'{a} {b}' for a, b in v.items()) if isinstance(v, dict) else v}" for k, v in report.items())
-    return str(report)
+    "Say where a file is and what each split of it holds."
+    first = f"{report['file']}: {report['status']}, {report['bytes']:,} bytes, MD5 {report['md5']}"
+    return "\n".join([first, *(f"  {split:<6}{part['images']:>9,} images {part['bytes']:>15,} bytes" for split, part in report["splits"].items())])
 
-# %% ../nbs/07_cli.ipynb #1f7aff14
+# %% ../nbs/07_cli.ipynb #19f0e92e
 def _list_configs() -> list[str]: return [f"{name:<20} {path}" for name, path in list_configs().items()]
 
 
 def _list_datasets() -> list[str]:
     from xaimed.data import dataset_spec, list_datasets
-    return [f"{name:<20} {getattr(dataset_spec(name), 'title', '')}" for name in list_datasets()]
+    return [f"{name:<20} {dataset_spec(name).title}" for name in list_datasets()] + [f"{'synthetic':<20} Images with planted findings, made here"]
 
 
 def _list_models() -> list[str]:
-    from xaimed import models
-    return [str(n) for n in models.list_models()]
+    from xaimed.models import list_models
+    return list_models()
 
 
 def _list_methods() -> list[str]:
     from xaimed.explain import METHODS
-    return [f"{name:<24} {getattr(method, 'title', '')}" for name, method in METHODS.items()]
+    return [f"{name:<24} {method.title}" for name, method in METHODS.items()]
 
 
 def _list_options() -> list[str]: return [f"{name:<28} {field.description}" for name, field in option_fields().items()]

@@ -9,7 +9,7 @@ __all__ = ['MEASURES', 'own_kernel', 'check_parameters', 'PipelineError', 'first
            'run_batch', 'earlier_rows']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
-import csv, io, math, multiprocessing, os, re, signal, statistics, sys, time, traceback
+import csv, io, logging, math, multiprocessing, os, re, signal, statistics, sys, time, traceback
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from multiprocessing.connection import wait
@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from filelock import FileLock
 
-from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, list_configs, load_options, project_root,
+from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, list_configs, load_options, plain,
                            read_json, shared_folders, slug, stage_dir, stage_state, unknown)
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
@@ -94,9 +94,9 @@ def run_notebook(
     "Execute a copy of a notebook in the current folder, in a process of its own."
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    parameters = {k: str(v) if isinstance(v, Path) else v for k, v in (parameters or {}).items()}
-    notebook, output = Path(notebook), Path(output)
+    notebook, output, parameters = Path(notebook), Path(output), plain(dict(parameters or {}))
     check_parameters(notebook, parameters)
+    if not (log := logging.getLogger("papermill")).handlers: log.addHandler(logging.NullHandler())  # what went wrong is raised, and said once
     output.parent.mkdir(parents=True, exist_ok=True)
     literal = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)]  # papermill formats its paths
     try:
@@ -104,7 +104,8 @@ def run_notebook(
                                           kernel_manager_class=own_kernel(env))
         _check_complete(done)
     except papermill.PapermillExecutionError as e: error = _failed_cell(e)
-    except (DeadKernelError, CellTimeoutError) as e: error = PipelineError(f"{_running_cell(output)}: its process ended or stopped answering ({_one_line(str(e))}); memory may have run out")
+    except DeadKernelError: error = PipelineError(f"{_running_cell(output)}: its process ended; memory may have run out")
+    except (CellTimeoutError, RuntimeError) as e: error = PipelineError(f"{_running_cell(output)}: its process gave no answer ({_one_line(str(e))})")
     except PipelineError as e: error = e
     else: return output
     raise PipelineError(f"{notebook.name}, {error}", notebook=output, details=error.details)
@@ -176,7 +177,7 @@ def _settle(executed:Path, target:Path) -> Path:
 
 
 def _set_aside(executed:Path, folder:Path, name:str) -> Path:
-    "Keep the page of a failed stage in `<run>.failed/`."
+    "Keep the page of a failed stage, as far as it came, in `<run>.failed/`."
     return _settle(executed, folder.with_name(f"{folder.name}.failed") / name)
 
 
