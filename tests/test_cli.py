@@ -102,6 +102,22 @@ def test_mistakes_are_one_line_with_the_mend(words, code, text, capsys):
     assert out == "" and err.count("\n") == 1 and re.match(f"error: .*{text}", err), err
 
 
+@pytest.mark.parametrize("words, text", [
+    (["--dataset", "brestmnist"], "unknown data set 'brestmnist'. Near: .*breastmnist"),
+    (["--dataset", "./nowhere.npz"], "no file or folder .*nowhere.npz"),
+    (["--model.name", "resnet19"], "unknown model 'resnet19'. Near: .*resnet18"),
+    (["--model.weights", "IMAGENET1K_V9"], "IMAGENET1K_V9"),
+    (["--train.recipe", "modren"], "unknown recipe 'modren'. Near: modern"),
+    (["--explain.methods", "gradcan"], "unknown attribution method 'gradcan'. Near: gradcam"),
+])
+def test_unknown_names_are_refused_before_anything_runs(words, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and re.search(text, err), err
+    assert not (tmp_path / "artifacts").exists()
+
+
 def test_the_traceback_comes_with_debug_only(capsys):
     assert cli.main(["run", "--train.epochs", "0"]) == cli.main(["run", "--train.epochs", "0", "--debug"]) == cli.main(["--debug", "run", "--train.epochs", "0"]) == 1
     err = capsys.readouterr().err

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run_notebook', 'find_notebook',
-           'Outcome', 'stage_is_done', 'terminal', 'run_stage_notebook', 'shorten', 'choose_config', 'run_pipeline',
-           'describe', 'Row', 'batch_rows', 'run_row', 'over_seeds', 'summary_markdown', 'write_summary', 'Batch',
-           'run_batch', 'earlier_rows']
+           'Outcome', 'stage_is_done', 'terminal', 'run_stage_notebook', 'shorten', 'check_names', 'choose_config',
+           'run_pipeline', 'describe', 'Row', 'batch_rows', 'run_row', 'over_seeds', 'summary_markdown',
+           'write_summary', 'Batch', 'run_batch', 'earlier_rows']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
 import csv, io, logging, math, multiprocessing, os, re, signal, statistics, sys, time, traceback
@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 from filelock import FileLock
 
 from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, list_configs, load_options, plain,
-                           read_json, shared_folders, slug, stage_dir, stage_state, unknown)
+                           read_json, resolve_device, shared_folders, slug, stage_dir, stage_state, unknown)
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
 _KEEP_ALL_OUTPUT = "get_ipython().kernel.iopub_thread.socket.setsockopt(__import__('zmq').SNDHWM, 0)"
@@ -161,7 +161,8 @@ def terminal() -> str:
 
 def _kernel_env(stage:str, force:bool, env:Mapping[str,str]|None) -> dict[str,str]:
     "Environment of a stage's kernel: where its progress goes, and whether a current result is made again."
-    return {"XAIMED_PROGRESS": terminal(), "XAIMED_FORCE": stage if force else "", "MPLBACKEND": "module://matplotlib_inline.backend_inline"} | dict(env or {})
+    return {"XAIMED_PROGRESS": terminal(), "XAIMED_FORCE": stage if force else "", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))} | dict(env or {})  # captum's bars ask for a widget no page needs
 
 
 def _settle(executed:Path, target:Path) -> Path:
@@ -231,6 +232,25 @@ def shorten(
     try: return str(Path(path).resolve().relative_to(Path.cwd().resolve()))
     except ValueError: return str(path)
 
+# %% ../nbs/06_pipeline.ipynb #0186c13f
+def check_names(
+    options:Options,             # The run
+    stages:Sequence[str]=STAGES, # The stages it will run
+) -> None:
+    "Refuse an unknown data set, model, weights, recipe, device or method before anything runs."
+    from xaimed.data import dataset_spec
+    if options.data.dataset != "synthetic": dataset_spec(options.data.dataset, data_dir=options.data.data_dir, size=options.data.size)
+    if "models" in stages:
+        from xaimed.models import resolve_weights
+        resolve_weights(options.model.name, options.model.pretrained, options.model.weights)
+    if "train" in stages:
+        from xaimed.train import recipe_for
+        recipe_for(options.train)
+        resolve_device(options.device)
+    if "explain" in stages:
+        from xaimed.explain import get_method
+        for name in options.explain.methods: get_method(name)
+
 # %% ../nbs/06_pipeline.ipynb #17afb465
 def choose_config(
     config:str|Path="", # A config's name or path; empty to choose
@@ -260,6 +280,7 @@ def run_pipeline(
     options = load_options(config, dataset=dataset, run=run, overrides=dict(overrides or {}))
     parameters = {"config": str(config), "dataset": dataset, "run": options.run, "overrides": dict(overrides or {})}
     for stage in stages: find_notebook(stage, notebooks=notebooks)
+    if notebooks is None and (force or not all(stage_is_done(options, stage)[0] for stage in stages)): check_names(options, stages)
     outcomes = []
     for stage in [s for s in STAGES if s in stages]:
         forced = force if isinstance(force, bool) else stage in force
