@@ -767,6 +767,7 @@ def published_section(
     body = [(r.model, value(r.auc, r.auc_verified), value(r.acc, r.acc_verified), Markup(("<b>yes</b>: " if r.comparable else "no: ") + escaped(r.why)), r.source) for r in rows]
     caption = f"Test figures published for {results.dataset.title}, and this run's by medmnist's Evaluator."
     words = [comparison_words(r, m.auc, results.provenance.seed) for r in rows if r.comparable] or ["No published row was made under the same conditions as this run: none of the differences below is evidence for or against it."]
+    if results.dataset.file.official is False: words.append("The data file of this run is not the official one: take even the comparable rows with care.")
     if not all(r.auc_verified and r.acc_verified for r in rows): words.append("“Not verified”: the figure was not read a second time in an independent copy of its source.")
     return section(note(*words), table([own, *body], ["Model", "AUC", "ACC", "Comparable?", "Source"], caption=caption, row_css=["xr-own", *("xr-like" if r.comparable else "" for r in rows)]))
 
