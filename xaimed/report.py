@@ -28,7 +28,7 @@ from typing import Any, Iterable, Literal
 from IPython.display import HTML
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from .config import STAGES, Options, XaimedError, atomic_write, load_options, read_json, read_manifest, run_stage, stage_dir, write_json
+from .config import STAGES, Options, XaimedError, atomic_write, load_options, read_json, read_manifest, run_stage, stage_dir, stage_state, write_json
 
 # %% ../nbs/05_report.ipynb #b376a1c6
 class Part(BaseModel):
@@ -71,7 +71,7 @@ class DatasetCard(Part):
     masks: bool = Field(False, description="Whether masks of the findings came with the images")
     description: str | None = Field(None, description="What the images show")
 
-# %% ../nbs/05_report.ipynb #6f39a2c1
+
 class Layer(Part):
     "One block of the network."
     name: str = Field(description="Name in the module tree")
@@ -659,7 +659,7 @@ def interval_words(results:Results) -> str:
     low, high = wilson_interval(m.accuracy, m.n)
     return f" (95 % interval {low:.3f} to {high:.3f})"
 
-# %% ../nbs/05_report.ipynb #b27ac076
+
 def warnings_of(
     results:Results, # The run
 ) -> str:            # HTML; empty when there is nothing to warn of
@@ -715,7 +715,7 @@ def model_section(
     layers = table([(y.name, y.type, " × ".join("?" if v is None else str(v) for v in y.output_shape or []), y.parameters) for y in m.layers], ["Layer", "Type", "Output", "Parameters"])
     return section(said, fold(f"The network, layer by layer ({len(m.layers)})", layers) if m.layers else "")
 
-# %% ../nbs/05_report.ipynb #c90a5d4c
+
 def training_section(
     results:Results, # The run
 ) -> HTML:
@@ -844,7 +844,7 @@ def failures_section(
     cards = sample_cards(results, group)
     return section(grid, fold(f"The list ({len(rows)})", listed), f"<p>What the network looked at in the first of them ({HOW_TO_READ}):</p>{cards}" if cards else "<p>None of these was explained in this run (<code>explain.n_gallery</code>).</p>")
 
-# %% ../nbs/05_report.ipynb #16538d2b
+
 def explanations_section(
     results:Results, # The run
 ) -> HTML:
@@ -1056,8 +1056,9 @@ def run_report(
 ) -> Path:             # The stage's folder
     "Write `results.json` and `model_card.md` of a run."
     def make(folder:Path) -> dict:
-        from xaimed.explain import run_explain  # brings torch: only when a stage has to run
-        run_explain(options)
+        if not stage_state(options, "explain")[0]:
+            from xaimed.explain import run_explain  # brings torch and captum: only when a stage has to run
+            run_explain(options)
         results = load_results(options)
         for group in GROUP_WORDS: sample_cards(results, group)  # every picture is there and is one, or the stage fails here
         write_json(folder / "results.json", results.model_dump(mode="json", by_alias=True))
