@@ -66,6 +66,8 @@ def execute(path):
         os.environ["XAIMED_PROGRESS"] = ""
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=900, kernel_name="xaimed-build", resources={"metadata": {"path": str(NBS)}}).execute()
+    for cell in notebook.cells:  # times, versions and the commit belong in a run's page, not in the stored one
+        if "volatile" in cell.metadata.get("tags", []): cell.outputs = []
     notebook.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
     nbformat.write(notebook, path)
 

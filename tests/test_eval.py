@@ -203,3 +203,14 @@ def test_a_checkpoint_of_another_data_set_is_refused_and_nothing_is_left(untrain
     untrained("multi-class", 4)
     with pytest.raises(ValueError, match="trained with"): evaluation.run_eval(other)
     assert not stage_dir(other, "eval").exists()
+
+
+def test_the_index_is_the_place_in_the_file(tmp_path):
+    "When only some images were kept, every file names the place of each in the data file."
+    probs = np.array([[.9, .1], [.8, .2], [.3, .7]])
+    images = np.stack([np.full((1, 8, 8), v, np.uint8) for v in (10, 20, 30)])
+    evaluation.write_evaluation(tmp_path, images, np.array([1, 0, 1]), probs, task="binary", classes=["a", "b"], index=[5, 7, 40])
+    assert evaluation.read_predictions(tmp_path / "predictions.csv")[0].tolist() == [5, 7, 40]
+    gallery = (tmp_path / "failure_gallery_selection.csv").read_text().splitlines()
+    assert [line.split(",")[2] for line in gallery[1:]] == ["5", "40", "7"]
+    with pytest.raises(ValueError): evaluation.write_predictions(tmp_path / "p.csv", np.array([1, 0, 1]), probs, "binary", index=[5])

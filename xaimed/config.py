@@ -196,7 +196,7 @@ def shared_folders(
     "List the folders that may hold notebooks or example configs, nearest first."
     inside = {"nbs": "nbs", "experiments": "configs/experiments"}[kind]
     package = _package()
-    roots = [Path.cwd(), project_root(), package.parent]
+    roots = [*([Path.cwd()] if kind == "experiments" else []), *filter(None, [checkout_of(Path.cwd()), checkout_of(package)])]
     found = [r / inside for r in roots if (r / inside).is_dir()] + [p for p in [package / "_share" / kind] if p.is_dir()]
     return list(dict.fromkeys(found))
 
@@ -612,6 +612,7 @@ def resolve_device(
 
 def device_name(name:str) -> str:
     "Name a device as a reader knows it."
+    if name == "cpu": return name  # said without loading torch
     device = resolve_device(name)
     if device.type != "cuda": return device.type
     import torch

@@ -46,6 +46,8 @@ def write_predictions(
     labels:Any,     # (N,) class indices; (N, K) zeros and ones for multi-label
     probs:Any,      # (N, K) 0..1
     task:str,
+    *,
+    index:Any=None, # (N,) position of each image in its file; 0..N-1 when None
 ) -> Path:
     "Write index, label, prediction and the probability of every class, with all digits."
     y, p = check_scores(labels, probs, task)
@@ -53,7 +55,8 @@ def write_predictions(
     with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["index", "label", "predicted", *(f"prob_{k}" for k in range(p.shape[1]))])
-        out.writerows([i, label_text(y[i]), label_text(d[i]), *map(repr, row)] for i, row in enumerate(p.tolist()))
+        where = range(len(p)) if index is None else map(int, index)
+        out.writerows([at, label_text(y[i]), label_text(d[i]), *map(repr, row)] for i, (at, row) in enumerate(zip(where, p.tolist(), strict=True)))
     return Path(path)
 
 def read_predictions(
@@ -156,7 +159,8 @@ def select_failures(
     classes:Sequence[str],    # K names
     *,
     size:int=12,              # Most images in a group
-) -> list[dict]:              # Rows of failure_gallery_selection.csv, with `decided` (class index) besides
+    index:Any=None,           # (N,) position of each image in its file; 0..N-1 when None
+) -> list[dict]:              # Rows of failure_gallery_selection.csv, with `row` (of the arrays) and `decided` (class index) besides
     "The most confident errors and the least confident successes, ranked; ties by index."
     y, p = check_scores(labels, probs, task)
     predicted, (right, confidence, decided) = predict_labels(p, task), image_outcome(y, p, task)
@@ -164,7 +168,7 @@ def select_failures(
     for group, member, order in ((GROUPS[0], ~right, -confidence), (GROUPS[1], right, confidence)):
         chosen = np.flatnonzero(member)
         chosen = chosen[np.argsort(order[chosen], kind="stable")][:size]
-        rows += [dict(group=group, rank=rank, index=int(i), label=label_text(y[i]), predicted=label_text(predicted[i]), confidence=float(confidence[i]),
+        rows += [dict(group=group, rank=rank, index=int(i if index is None else index[i]), row=int(i), label=label_text(y[i]), predicted=label_text(predicted[i]), confidence=float(confidence[i]),
                       label_name=label_name(y[i], classes), predicted_name=label_name(predicted[i], classes), decided=int(decided[i])) for rank, i in enumerate(chosen, 1)]
     return rows
 
@@ -205,7 +209,7 @@ def failure_title(
 
 def failure_grid(
     rows:Sequence[Mapping],  # From `select_failures`
-    images:Any,              # (N, C, H, W) or (N, C, D, H, W) uint8, the whole split; indexed by each row's index
+    images:Any,              # (N, C, H, W) or (N, C, D, H, W) uint8, those that were scored, in their order
     classes:Sequence[str],
     task:str,
     *,
@@ -216,7 +220,7 @@ def failure_grid(
     chosen = [r for r in rows if r["group"] == group]
     title, none = {GROUPS[0]: ("Wrong with high confidence", "none: no image of this split was wrong"),
                    GROUPS[1]: ("Correct with low confidence", "none: no image of this split was right")}[group]
-    return image_grid([as_channels_last(images[r["index"]]) for r in chosen], [failure_title(r, classes, task) for r in chosen], ncols=4, title=title, empty=none)
+    return image_grid([as_channels_last(images[r["row"]]) for r in chosen], [failure_title(r, classes, task) for r in chosen], ncols=4, title=title, empty=none)
 
 # %% ../nbs/03_eval.ipynb #695384fc
 def confusion_figure(
@@ -247,6 +251,7 @@ def write_evaluation(
     checkpoint:Mapping|None=None, # which, epoch; None for scores without a checkpoint
     gallery_size:int=12,
     ece_bins:int=15,
+    index:Any=None,           # (N,) position of each image in its file; 0..N-1 when None
 ) -> dict:                    # The content of metrics.json
     "Write predictions, metrics, figures and the failure gallery of a split."
     folder = Path(folder)
@@ -255,12 +260,12 @@ def write_evaluation(
     found = evaluate(y, p, task, classes, ece_bins=ece_bins)
     metrics = dict(dataset=dataset, split=split, **found, checkpoint=dict(checkpoint or dict(which=None, epoch=None)))
     where = f"{dataset} {split}, {len(p)} images".strip()
-    write_predictions(folder / "predictions.csv", y, p, task)
+    write_predictions(folder / "predictions.csv", y, p, task, index=index)
     write_json(folder / "metrics.json", metrics)
     save_figure(confusion_figure(y, p, task, classes, title=f"Confusion: {where}"), folder / "confusion_matrix.png")
     bins = calibration_bins(*confidence_and_correct(y, p, task), ece_bins)
     save_figure(reliability(bins, ece=found["ece"], title=f"Calibration: {where}"), folder / "reliability.png")
-    rows = select_failures(y, p, task, classes, size=gallery_size)
+    rows = select_failures(y, p, task, classes, size=gallery_size, index=index)
     write_gallery(folder / "failure_gallery_selection.csv", rows)
     for group, name in zip(GROUPS, ("high_confidence_wrongs_grid", "low_confidence_corrects_grid")):
         save_figure(failure_grid(rows, images, classes, task, group=group), folder / f"{name}.png")
@@ -283,6 +288,6 @@ def run_eval(
         metrics = write_evaluation(
             folder, data.images, labels.numpy(), probabilities(logits.numpy(), data.spec.task), task=data.spec.task, classes=data.spec.classes,
             dataset=data.spec.name, split=asked.split, checkpoint=dict(which=asked.checkpoint, epoch=checkpoint["epoch"]),
-            gallery_size=asked.gallery_size, ece_bins=asked.ece_bins)
+            gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, index=data.index.tolist())
         return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")}
     return run_stage(options, "eval", make, force=force)
