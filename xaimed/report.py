@@ -688,7 +688,11 @@ def dataset_section(
     return section(said, counts_table(d), defects, figure(results.path("samples"), f"Sample images of {d.title} with their labels", f"Sample images of {d.title}." + (" An outline is the mask of the finding." if d.masks else ""), width=46))
 
 
-def hashed(digest:str|None) -> str|None: return Markup(f"<code>{escaped(digest)}</code>") if digest else None
+def hashed(
+    digest:str|None, # Hexadecimal digits
+) -> str|None:
+    "Set a digest in type of equal width."
+    return Markup(f"<code>{escaped(digest)}</code>") if digest else None
 
 
 def counts_table(
