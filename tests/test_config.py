@@ -51,6 +51,13 @@ def test_another_data_set_gets_its_own_folder():
     assert load_options("quick_smoke", dataset="breastmnist", run="mine").run == "mine"
 
 
+def test_another_size_or_seed_gets_its_own_folder():
+    assert load_options("breastmnist", overrides={"data.size": 64, "seed": 1}).run == "breastmnist_64_s1"
+    assert load_options("breastmnist", overrides={"data": {"size": 64}, "run": "mine"}).run == "mine"
+    assert load_options("breastmnist", overrides={"train.epochs": 1}).run == "breastmnist"
+    assert load_options("", dataset="x/mine.npz", overrides={"seed": 2}).run == "mine_s2"
+
+
 def test_every_shipped_config_is_valid():
     assert {"quick_smoke", "breastmnist", "pneumoniamnist", "pathmnist"} <= set(list_configs())
     for name in list_configs(): load_options(name)
@@ -118,6 +125,39 @@ def test_a_copied_source_with_the_same_content_is_no_change(tmp_path):
     assert stage_state(o, "data")[0]
     source.write_text("gone")
     assert stage_state(o, "data") == (False, "s changed")
+
+
+def test_a_file_that_appears_beside_is_a_change(tmp_path):
+    names, o = tmp_path / "mine.json", options(tmp_path)
+    run_stage(o, "data", one_file(facts={"watched": [names]}))
+    assert stage_state(o, "data")[0]
+    names.write_text("{}")
+    assert stage_state(o, "data") == (False, "mine.json changed")
+
+
+def test_another_file_of_the_same_name_in_another_data_folder_is_a_change(tmp_path):
+    for folder, text in (("a", "one"), ("b", "two"), ("c", "one")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "set.npz").write_text(text)
+    at = lambda folder: options(tmp_path, data={"dataset": "set", "data_dir": str(tmp_path / folder)})
+    run_stage(at("a"), "data", one_file(facts={"watched": [tmp_path / "a" / "set.npz"]}))
+    assert stage_state(at("c"), "data")[0], "the same content elsewhere is no change"
+    assert stage_state(at("b"), "data") == (False, "set.npz changed")
+
+
+def test_what_a_killed_process_left_is_kept_by_name(tmp_path):
+    code = f"""
+import os, signal
+from xaimed.config import Options, run_stage
+def make(folder):
+    (folder / "best.pt").write_text("epoch 89")
+    os.kill(os.getpid(), signal.SIGKILL)
+run_stage(Options(run="r", artifacts_dir={str(tmp_path / 'artifacts')!r}), "data", make)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    folder = run_stage(options(tmp_path), "data", one_file())
+    assert (folder.with_name("r.failed") / "best.pt").read_text() == "epoch 89"
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".r.lock", "r", "r.failed"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("NaN"), KeyboardInterrupt()])

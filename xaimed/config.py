@@ -6,13 +6,13 @@
 __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown', 'Section', 'DataOptions', 'SyntheticOptions',
            'ModelOptions', 'TrainOptions', 'EvalOptions', 'ExplainOptions', 'ReportOptions', 'Options', 'option_fields',
            'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config', 'make_options',
-           'load_options', 'read_config', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir',
+           'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir',
            'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of', 'fingerprint', 'watch',
            'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'peak_memory_mb', 'provenance',
            'resolve_device', 'device_name', 'seed_everything', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
-import contextlib, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
+import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -272,13 +272,25 @@ def load_options(
     "Read a config, lay the overrides over it, and check the whole."
     refuse_unknown_parameters()
     values, source = read_config(config) if config else ({}, "options")
-    own = _dataset_of(values)
+    own = make_options(copy.deepcopy(values), source)
     for name, value in (overrides or {}).items(): _lay(values, str(name), value)
     if dataset: _lay(values, "data.dataset", str(dataset))
     if run: values["run"] = run
-    elif "run" not in values: values["run"] = slug(_dataset_of(values))
-    elif _dataset_of(values) != own and "run" not in (overrides or {}): values["run"] = f"{values['run']}_{slug(_dataset_of(values))}"
-    return make_options(values, source)
+    options = make_options(values, source)
+    return options if run or "run" in (overrides or {}) else options.model_copy(update={"run": run_name(options, own, bool(config))})
+
+
+def run_name(
+    options:Options,  # The run
+    own:Options,      # The config before overrides
+    named:bool=True,  # Whether the config has a name to start from
+) -> str:
+    "Name a run after its config, and after the data set, size and seed in which it differs: another run's result is not written over."
+    parts = [own.run] if named else [slug(options.data.dataset)]
+    if named and options.data.dataset != own.data.dataset: parts.append(slug(options.data.dataset))
+    if options.data.size != own.data.size: parts.append(str(options.data.size))
+    if options.seed != own.seed: parts.append(f"s{options.seed}")
+    return "_".join(parts)
 
 
 def read_config(
@@ -290,12 +302,6 @@ def read_config(
     except yaml.YAMLError as e: raise ValueError(f"{path.name} is not valid YAML: {e}") from None
     if not isinstance(values, dict): raise ValueError(f"{path.name} holds a {type(values).__name__}, expected a mapping of options such as `seed: 0`")
     return {"run": path.stem, **values}, path.name
-
-
-def _dataset_of(values:dict) -> str:
-    "Give the data set that nested options name, or the default one."
-    data = values.get("data")
-    return str((data.get("dataset") if isinstance(data, dict) else None) or DataOptions.model_fields["dataset"].default)
 
 
 def slug(
@@ -410,7 +416,7 @@ def _affecting(section:str, options:Options) -> Any:
 def code_of(
     stage:str, # One of STAGES
 ) -> str:      # Hash of the code the stage runs
-    "Hash a stage's module, the xaimed modules it imports, and its notebook's code cells."
+    "Hash a stage's module, the xaimed modules it imports, its notebook's code cells, and for the report its tables and templates."
     package = _package()
     seen, todo, digest = set(), [stage], hashlib.sha256()
     while todo:
@@ -423,6 +429,8 @@ def code_of(
     if notebook:
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code": digest.update("".join(cell["source"]).encode())
+    if stage == "report":
+        for p in sorted(p for f in ("reference", "templates") for p in (package / f).glob("*.*")): digest.update(p.read_bytes())
     return digest.hexdigest()
 
 
@@ -439,8 +447,9 @@ def fingerprint(
 def watch(
     path:str|Path, # A file or a folder
 ) -> dict:         # path, size, mtime_ns, sha256
-    "Note a file's (or a folder's) identity."
+    "Note a file's (or a folder's) identity; one that is not there is noted as absent."
     path = Path(path)
+    if not path.exists(): return {"path": str(path), "absent": True}
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         listing = "\n".join(f"{p.relative_to(path)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
@@ -454,7 +463,7 @@ def unchanged(
 ) -> bool:
     "Say whether a watched file or folder still has the same content."
     path = Path(note["path"])
-    if not path.exists(): return False
+    if note.get("absent") or not path.exists(): return bool(note.get("absent")) and not path.exists()
     if path.is_file():
         if path.stat().st_size != note["size"]: return False
         if path.stat().st_mtime_ns == note["mtime_ns"]: return True
@@ -480,12 +489,19 @@ def stage_state(
     if not manifest: return False, "not made yet"
     if manifest.get("fingerprint") != fingerprint(options, stage): return False, "options or code changed"
     if missing := [n for n in manifest["outputs"] if not (folder / n).exists()]: return False, f"{missing[0]} is missing"
-    if changed := [n["path"] for n in manifest["watched"] if not unchanged(n)]: return False, f"{Path(changed[0]).name} changed"
+    if changed := [n["path"] for n in manifest["watched"] if not unchanged(_where_now(n, options) if stage == "data" else n)]: return False, f"{Path(changed[0]).name} changed"
     if (before := upstream(stage)):
         ok, why = stage_state(options, before)
         if not ok: return False, f"{before}: {why}"
         if read_manifest(stage_dir(options, before))["build"] != manifest["inputs"].get(before): return False, f"{before} was made again"
     return True, "unchanged"
+
+
+def _where_now(note:dict, options:Options) -> dict:
+    "Look for the file of a data set that goes by name in the data folder of today."
+    by_name = not Path(options.data.dataset).suffix and len(Path(options.data.dataset).parts) == 1
+    place = resolve_path(options.data.data_dir) / Path(note["path"]).name
+    return {**note, "path": str(place)} if by_name and place.exists() else note
 
 
 def upstream(
@@ -513,7 +529,7 @@ def run_stage(
             log.info("%s: unchanged, kept", stage)
             return folder
         log.info("%s: %s", stage, why)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}~", dir=folder.parent))
         started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         try:
             facts = dict(make(beside) or {})
@@ -556,7 +572,8 @@ def _replace(beside:Path, folder:Path) -> None:
 
 
 def _mend(folder:Path) -> None:
-    "Bring back the old folder if a crash fell between the two renames."
+    "After a crash: what a killed process had written becomes `<run>.failed`; a folder lost between the two renames comes back."
+    for left in folder.parent.glob(f".{folder.name}~*"): _keep_failed(left, folder)  # we hold the lock: nobody is writing there
     old = folder.with_name(f".{folder.name}.old")
     if not old.exists(): return
     if folder.exists(): shutil.rmtree(old)
