@@ -2,10 +2,12 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +64,34 @@ def test_the_config_follows_the_data_set(asked):
 def test_batch_arguments(asked):
     ask = asked("batch", "--datasets", "breastmnist,synthetic", "--seeds", "0-2", "--sizes", "28,64", "--jobs", "2", "--train.epochs", "3")
     assert ask["datasets"] == ["breastmnist", "synthetic"] and ask["seeds"] == [0, 1, 2] and ask["sizes"] == [28, 64] and ask["jobs"] == 2 and ask["overrides"] == {"train.epochs": 3}
+    again = asked("batch", "--dataset", "breastmnist", "--datasets", "synthetic", "--seed", "0", "--seed", "1,2", "--size", "28", "--sizes", "64", "--jobs", "2", "--train.epochs", "3")
+    assert again == ask
+    assert asked("--dataset", "synthetic", "batch")["datasets"] == ["synthetic"] and asked("batch", "--dataset", "synthetic")["seeds"] == [0]
+
+
+def readme_lines():
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```[a-z]*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    found = re.findall(r"^xaimed [^#\n]*", blocks, flags=re.MULTILINE) + re.findall(r"`(xaimed [^`\n]*)`", text)
+    assert len(found) > 5
+    return sorted({line.strip() for line in found})
+
+
+@pytest.mark.parametrize("line", readme_lines())
+def test_every_line_of_the_readme_works(line, asked, monkeypatch):
+    "It parses and reaches its function with what it says."
+    from xaimed import data
+    report = {"file": "x.npz", "status": "present", "bytes": 1, "md5": "0", "splits": {}}
+    reached = []
+    monkeypatch.setattr(data, "download_medmnist", lambda name, **kwargs: reached.append(name) or report)
+    monkeypatch.setattr(cli, "LISTS", {"configs": lambda: reached.append("list") or []})
+    _, *words = shlex.split(line)
+    if not {"download-data", "list"} & set(words): reached.append(asked(*words))
+    else: assert cli.main(words) == 0
+    assert reached
+    if "batch" in words: assert reached[0]["datasets"] == ["breastmnist", "pneumoniamnist"] and reached[0]["seeds"] == [0, 1, 2]
+    if "download-data" in words: assert reached == ["breastmnist"]
+    if "--train.epochs" in words: assert reached[0]["overrides"] == {"train.epochs": 5, "seed": 1}
 
 
 WORDS = {int: "9", float: "0.5", bool: "true", str: "x"}
@@ -95,6 +125,10 @@ def test_every_option_has_a_flag_that_reaches_it(name):
     (["run", "--train.epochs", "many"], 1, "train.epochs: got 'many'; expected"),
     (["run", "--run", "../x"], 1, "run: got '../x'"),
     (["list", "modles"], 1, "Near: models"),
+    (["run", "--seed", "0", "--seed", "1"], 2, "--seed: given 2 times, expected once; .*batch"),
+    (["run", "--dataset", "synthetic", "--dataset", "breastmnist"], 2, "--dataset: given 2 times"),
+    (["--config", "a", "--config", "b", "train"], 2, "--config: given 2 times"),
+    (["batch", "--dataset", "synthetic", "--jobs", "1", "--jobs", "2"], 2, "--jobs: given 2 times"),
 ])
 def test_mistakes_are_one_line_with_the_mend(words, code, text, capsys):
     assert cli.main(words) == code

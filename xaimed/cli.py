@@ -13,6 +13,7 @@ from typing import Any, Callable, Sequence
 
 import typer
 import yaml
+from typer.core import TyperCommand, TyperGroup
 
 from . import __version__
 from .config import STAGES, XaimedError, list_configs, option_fields, unknown
@@ -127,8 +128,23 @@ def for_pipeline(
     dataset = request.get("dataset") or request.get("overrides", {}).get("data.dataset", "")
     return {k: v for k, v in request.items() if k != "debug"} | {"config": choose_config(request.get("config", ""), str(dataset))}
 
+# %% ../nbs/07_cli.ipynb #c731f7f0
+class _Once:
+    "Refuse an option that keeps one value and is given twice."
+    def parse_args(self, context, args):
+        given = [p for p in self.make_parser(context).parse_args(args=list(args))[2] if not (p.multiple or getattr(p, "is_flag", False)) and p.opts[0].startswith("-")]
+        for p in given:
+            if given.count(p) > 1: raise typer.BadParameter(f"given {given.count(p)} times, expected once; `xaimed batch` makes a run of each data set, seed and size", ctx=context, param_hint=p.opts[0])
+        return super().parse_args(context, args)
+
+
+class _Command(_Once, TyperCommand): "A command whose options are given once."
+
+
+class _Group(_Once, TyperGroup): "The commands together; the same for the options before them."
+
 # %% ../nbs/07_cli.ipynb #7e281a4f
-app = typer.Typer(name="xaimed", add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
+app = typer.Typer(name="xaimed", cls=_Group, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False)
 
 
 def _version(wanted:bool) -> None:
@@ -158,7 +174,7 @@ def _root(
 _FORCE = typer.Option(False, "--force", help="Make it again even when nothing changed", show_default=False)
 
 
-@app.command("run")
+@app.command("run", cls=_Command)
 @with_options
 def _run(context:typer.Context, force:bool=_FORCE, *, request:dict) -> None:
     "Run all six stages and make the report; unchanged stages are skipped."
@@ -184,29 +200,31 @@ def _stage_command(stage:str) -> Callable:
     return with_options(command)
 
 
-for _stage in STAGES: app.command(_stage)(_stage_command(_stage))
+for _stage in STAGES: app.command(_stage, cls=_Command)(_stage_command(_stage))
 
 # %% ../nbs/07_cli.ipynb #8bd75c5b
-def _words(text:str) -> list[str]: return [w for w in text.replace(",", " ").split() if w]
+def _names(given:Sequence[str]) -> list[str]:
+    "Read names or paths, given apart or separated by commas."
+    return [word.strip() for text in given for word in text.split(",") if word.strip()]
 
 
-def _numbers(flag:str, text:str) -> list[int]:
-    "Read whole numbers separated by commas; 0-4 is a range."
+def _numbers(flag:str, given:Sequence[str]) -> list[int]:
+    "Read whole numbers, given apart or separated by commas; 0-4 is a range."
     found = []
-    for word in _words(text):
+    for word in " ".join(given).replace(",", " ").split():
         first, dash, last = word.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()): raise typer.BadParameter(f"got {word!r}, expected whole numbers such as 0,1,2 or 0-4", param_hint=flag)
         found += range(int(first), int(last) + 1) if dash else [int(first)]
     return found
 
 
-@app.command("batch")
+@app.command("batch", cls=_Command)
 @functools.partial(with_options, leave_out=("dataset", "run", "seed", "data.size", "data.dataset"))
 def _batch(
     context:typer.Context,
-    datasets:str=typer.Option("", "--datasets", "--dataset", help="Data sets, separated by commas", show_default=False),
-    seeds:str=typer.Option("0", "--seeds", help="Seeds, as 0,1,2 or 0-4"),
-    sizes:str=typer.Option("", "--sizes", help="Image sides in pixels, as 28,64; the config's own when empty", show_default=False),
+    datasets:list[str]=typer.Option([], "--datasets", "--dataset", help="Data sets, separated by commas; may be repeated", show_default=False),
+    seeds:list[str]=typer.Option(["0"], "--seeds", "--seed", help="Seeds, as 0,1,2 or 0-4; may be repeated"),
+    sizes:list[str]=typer.Option([], "--sizes", "--size", help="Image sides in pixels, as 28,64; may be repeated; the config's own when empty", show_default=False),
     jobs:int=typer.Option(1, "--jobs", min=1, help="Runs side by side, a process each"),
     name:str=typer.Option("batch", "--name", help="Name of the batch's folder; any but the default is put before the runs' names"),
     *,
@@ -214,7 +232,7 @@ def _batch(
 ) -> None:
     "Make one report per data set, seed and size, and a table of them; finished runs are skipped."
     from xaimed.pipeline import run_batch, shorten
-    names = [d.strip() for d in (datasets or request.get("dataset", "")).split(",") if d.strip()]
+    names = _names(datasets or [request.get("dataset", "")])
     if not names: raise typer.BadParameter("expected at least one data set, as in --datasets breastmnist,pneumoniamnist", param_hint="--datasets")
     done = run_batch(names, seeds=_numbers("--seeds", seeds), sizes=_numbers("--sizes", sizes) or (None,), jobs=jobs, name=name,
                      config=request.get("config", ""), overrides=request.get("overrides", {}))
@@ -222,19 +240,19 @@ def _batch(
     if done.failed: raise XaimedError(f"{len(done.failed)} of {len(done.rows)} runs failed; the first, {done.failed[0].run}: {done.failed[0].error}")
 
 # %% ../nbs/07_cli.ipynb #2423e711
-@app.command("download-data")
+@app.command("download-data", cls=_Command)
 def _download_data(
     context:typer.Context,
-    dataset:str=typer.Option(..., "--dataset", help="MedMNIST names, separated by commas"),
+    dataset:list[str]=typer.Option(..., "--dataset", help="MedMNIST names, separated by commas; may be repeated"),
     data_dir:str=typer.Option("data", "--data-dir", envvar="XAIMED_DATA_DIR", help="Folder the files go to"),
-    size:str=typer.Option("28", "--size", help="Image sides, as 28 or 28,64,128,224"),
+    size:list[str]=typer.Option(["28"], "--size", help="Image sides, as 28 or 28,64,128,224; may be repeated"),
     mirror:str=typer.Option("", "--mirror", help="Another address, or a local folder, to take the files from", show_default=False),
     debug:bool=_DEBUG,
 ) -> None:
     "Fetch MedMNIST files and say what is in them."
     context.obj = merge(context.obj or {}, {"debug": True} if debug else {})
     from xaimed.data import download_medmnist
-    for name in _words(dataset):
+    for name in _names(dataset):
         for side in _numbers("--size", size): print(describe_download(download_medmnist(name, size=side, data_dir=data_dir, mirror=mirror or None)))
 
 
@@ -270,7 +288,7 @@ def _list_options() -> list[str]: return [f"{name:<28} {field.description}" for 
 LISTS = {"datasets": _list_datasets, "models": _list_models, "methods": _list_methods, "configs": _list_configs, "options": _list_options}
 
 
-@app.command("list")
+@app.command("list", cls=_Command)
 def _list(
     context:typer.Context,
     what:str=typer.Argument("", help="datasets, models, methods, configs or options; the first four when empty", show_default=False),
