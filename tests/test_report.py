@@ -33,8 +33,9 @@ def write_csv(path:Path, columns:list[str], rows) -> None:
         out.writerows(rows)
 
 
-def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None, failures=True, masks=False, official=True, size=28, stem="small", draw=draw, n_test=200, **overrides):
+def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None, failures=True, masks=False, official=True, size=28, stem="small", draw=draw, n_test=200, native=None, model=None, **overrides):
     "Write the files of a finished run, as the stages' contract has them."
+    native = native or size  # side of the images in the file
     many, k = task == "multi-label", len(classes) if classes else TASKS[task]
     classes = classes or [f"class {i}, of {k}" for i in range(k)]
     options = load_options("quick_smoke", dataset=dataset, run="fixture", overrides={"artifacts_dir": str(root / "artifacts"), "data.data_dir": str(root / "private" / "data"), "data.size": size, **overrides})
@@ -42,12 +43,12 @@ def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None
     for folder in at.values(): folder.mkdir(parents=True)
     counts = {s: {"total": n, "per_class": [n // k] * k} for s, n in dict(train=1000, val=100, test=n_test).items()}
     write_json(at["data"] / "card.json", {
-        "name": dataset, "title": "PathMNIST" if dataset == "pathmnist" else dataset, "task": task, "classes": classes, "channels": 3, "ndim": 2, "size": size, "image_shape": [size, size, 3], "counts": counts,
+        "name": dataset, "title": "PathMNIST" if dataset == "pathmnist" else dataset, "task": task, "classes": classes, "channels": 3, "ndim": 2, "size": size, "image_shape": [native, native, 3], "counts": counts,
         "licence": "CC BY 4.0", "source": "https://medmnist.com/", "citation": "Yang et al. 2023", "known_defects": ["JPEG traces leak the class"], "flips": "all", "masks": masks,
         "file": {"name": f"{dataset}.npz", "bytes": 205615438, "md5": "a" * 32, "sha256": "b" * 64, "official": official}, "description": f"Read from {root}/private/data/{dataset}.npz."})
     write_json(at["models"] / "model.json", {
         "name": "resnet18", "stem": stem, "num_classes": k, "in_channels": 3, "image_size": size, "pretrained": False, "weights": None, "parameters": 11173962, "cam_layer": "layer4", "cam_map_size": [4, 4],
-        "layers": [{"name": f"layer{i}", "type": "Sequential", "output_shape": [64 * 2**i, 28 // 2**i, 28 // 2**i], "parameters": 147968 * i} for i in range(1, 5)], "normalise": {"mean": [0.5], "std": [0.5], "interpolation": "bilinear"}})
+        "layers": [{"name": f"layer{i}", "type": "Sequential", "output_shape": [64 * 2**i, 28 // 2**i, 28 // 2**i], "parameters": 147968 * i} for i in range(1, 5)], "normalise": {"mean": [0.5], "std": [0.5], "interpolation": "bilinear"}, **(model or {})})
     write_csv(at["train"] / "history.csv", list(report.Epoch.model_fields), [[e, 1e-3, 1 / e, 0.5 + e / 20, 1.1 / e, 0.5 + e / 21, 0.6 + e / 30, 1.5] for e in range(1, 9)])
     write_json(at["eval"] / "metrics.json", {
         "accuracy": 0.91, "macro_f1": 0.88, "ece": 0.041, "auc": 0.981, "n": n_test, "split": "test", "task": task, "classes": classes, "dataset": dataset, "checkpoint": {"which": "best", "epoch": 7},
@@ -228,7 +229,14 @@ def test_picture_that_is_none_stops_the_stage_and_leaves_no_report(tmp_path, mon
     assert not stage_dir(options, "report").exists()
 
 
-@pytest.mark.parametrize("overrides,comparable", [({}, ["ResNet-18 (28)"]), ({"size": 64}, []), ({"size": 224, "stem": "imagenet"}, []), ({"dataset": "synthetic"}, [])])
+PRETRAINED = {"stem": "imagenet", "model": {"pretrained": True, "image_size": 224}}
+PRETRAINED_ROW = "ResNet-18 ImageNet-pretrained, ImageNet stem (224)"
+
+@pytest.mark.parametrize("overrides,comparable", [
+    ({}, ["ResNet-18 (28)"]), ({"size": 64}, []), ({"size": 224, "stem": "imagenet"}, []), ({"dataset": "synthetic"}, []),
+    ({"size": 28, "native": 64}, []), ({"size": 28, "native": 224}, []),                                  # a larger file, reduced to 28
+    ({"size": 28, **PRETRAINED}, []), ({"size": 224, "native": 28, "stem": "imagenet"}, []),              # 28-pixel images, enlarged
+    ({"size": 224, **PRETRAINED}, [PRETRAINED_ROW])])
 def test_only_rows_made_alike_are_comparable(tmp_path, overrides, comparable):
     results = report.load_results(make_run(tmp_path, **overrides))
     assert [r.model for r in results.published if r.comparable] == comparable

@@ -7,9 +7,9 @@ __all__ = ['FIGURES', 'SETTING_WORDS', 'METHOD_WORDS', 'HOW_TO_READ', 'GROUP_WOR
            'DatasetCard', 'Layer', 'ModelFacts', 'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'Metrics',
            'Failure', 'Explained', 'Published', 'StageRecord', 'Provenance', 'Results', 'schema_rows', 'without_paths',
            'broken', 'mend', 'read_part', 'read_table', 'complaint', 'published_figures', 'published_spread',
-           'differences', 'network_name', 'compare_published', 'wilson_interval', 'comparison_words', 'load_results',
-           'train_settings', 'unlike_published', 'find_figures', 'find_provenance', 'number', 'table', 'Markup',
-           'escaped', 'is_number', 'image', 'figure', 'facts', 'linked', 'grid', 'note', 'fold', 'section',
+           'differences', 'native_side', 'network_name', 'compare_published', 'wilson_interval', 'comparison_words',
+           'load_results', 'train_settings', 'unlike_published', 'find_figures', 'find_provenance', 'number', 'table',
+           'Markup', 'escaped', 'is_number', 'image', 'figure', 'facts', 'linked', 'grid', 'note', 'fold', 'section',
            'report_style', 'title_section', 'plural', 'tiles', 'task_words', 'summary_section', 'used',
            'interval_words', 'warnings_of', 'dataset_section', 'hashed', 'counts_table', 'model_section',
            'training_section', 'setting_words', 'metrics_section', 'published_section', 'confusion_section',
@@ -181,7 +181,7 @@ class Published(Part):
     auc_verified: bool = Field(description="Whether the AUC was read again in an independent copy")
     acc_verified: bool = Field(description="The same for the accuracy")
     source: str = Field(description="Where it was published")
-    comparable: bool = Field(False, description="Same network, stem, image size and start as this run")
+    comparable: bool = Field(False, description="Same network, stem, start, and image size, in the file and at the input, as this run")
     why: str = Field("", description="What is the same, or what is not")
     spread: float | None = Field(None, description="Standard deviation of the AUC over seeds, where known")
 
@@ -346,6 +346,7 @@ def _reference(name:str) -> list[dict[str, str]]:
 def differences(
     published:str,     # Model as published.csv names it
     model:ModelFacts,  # This run's network
+    side:int,          # Side of the images in this run's data file, pixels
 ) -> list[str]|None:   # What is not the same; none when it is another kind of model altogether
     "List what sets a published model apart from this run's."
     plain = re.fullmatch(r"ResNet-(\d+) \((28|224)\)", published)
@@ -353,13 +354,21 @@ def differences(
     if not (plain or plus): return None
     depth, size = (plain or plus).groups()
     found = [] if model.name == f"resnet{depth}" else [f"ResNet-{depth} there, {network_name(model.name)} here"]
-    if plain and size == "224": return [*found, "28-pixel images enlarged to 224 there"]
+    if plain and size == "224": return [*found, "28-pixel images enlarged to 224 by nearest neighbour there"]
     if int(size) != model.image_size: found.append(f"{size} pixels there, {model.image_size} here")
+    elif int(size) != side: found.append(f"images of {size} pixels there, of {side} {'enlarged' if side < model.image_size else 'reduced'} to {model.image_size} here")
     stem = "small" if plain else "imagenet"
     if stem != model.stem: found.append(f"{stem} stem there, {model.stem} here")
     started = model.pretrained or model.weights is not None
     if started != bool(plus): found.append("pretrained there, not here" if plus else "pretrained here, not there")
     return found
+
+
+def native_side(
+    card:DatasetCard, # The data set
+) -> int:             # Pixels
+    "Give the side of the images in the data file, before anything is resized."
+    return card.image_shape[0] if card.image_shape else card.size
 
 
 def network_name(
@@ -370,15 +379,15 @@ def network_name(
 
 # %% ../nbs/05_report.ipynb #2d424d1f
 def compare_published(
-    dataset:str,       # MedMNIST name
+    card:DatasetCard,  # The data set
     model:ModelFacts,  # This run's network
     training:Training, # How it was trained
     caveats:Iterable[str]=(), # What makes this run's own figures unlike the published ones, such as another split
 ) -> list[Published]:  # Comparable rows first
     "Put the published figures in order: comparable ones first, each with the reason."
-    spread, rows, caveats = published_spread(dataset), [], list(caveats)
-    for row in published_figures(dataset):
-        different = differences(row["model"], model)
+    spread, rows, caveats = published_spread(card.name), [], list(caveats)
+    for row in published_figures(card.name):
+        different = differences(row["model"], model, native_side(card))
         recipe = training.recipe + (f", {plural(training.epochs, 'epoch')}" if training.recipe == "medmnist" else "")
         same_recipe = recipe == "medmnist, 100 epochs" and "pretrained" not in row["model"]
         if different is None: why = "another kind of model"
@@ -426,7 +435,7 @@ def load_results(
     training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **train_settings(options))
     results = Results(title=options.report.title or f"{card.title}: {network_name(model.name)} and its explanations", run=options.run, dataset=card, model=model, training=training, metrics=metrics,
         failures=read_table(options, "eval", "failure_gallery_selection.csv", Failure), explanations=read_table(options, "explain", "explanations.csv", Explained),
-        published=compare_published(card.name, model, training, unlike_published(card, metrics)), figures=find_figures(options), provenance=find_provenance(options))
+        published=compare_published(card, model, training, unlike_published(card, metrics)), figures=find_figures(options), provenance=find_provenance(options))
     results._folder = stage_dir(options, "data").parent.parent
     return results
 
@@ -601,7 +610,7 @@ def title_section(
 ) -> HTML:
     "Name the report."
     d, m, t = results.dataset, results.model, results.training
-    line = f"{d.title}, {d.size} × {d.size} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
+    line = f"{d.title}, {native_side(d)} × {native_side(d)} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
     return section(f"<h1>{escaped(results.title)}</h1><p class='xr-sub'>{escaped(line)}</p>")
 
 
@@ -680,7 +689,8 @@ def dataset_section(
     d = results.dataset
     official = {True: "yes, the MD5 is medmnist's own", False: "no, the MD5 differs from medmnist's", None: "nothing official to compare with"}[d.file.official]
     file = [("File", f"{d.file.name}, {plural(d.file.bytes, 'byte')}" if d.file.name and d.file.bytes is not None else d.file.name), ("Official file", official), ("MD5", hashed(d.file.md5)), ("SHA-256", hashed(d.file.sha256))]
-    shape = f"{d.size} × {d.size}" + (f" × {d.size}" if d.ndim == 3 else "") + f" {'voxels' if d.ndim == 3 else 'pixels'}, {'gray' if d.channels == 1 else 'colour'}"
+    side, given = native_side(d), results.model.image_size
+    shape = " × ".join([str(side)] * d.ndim) + f" {'voxels' if d.ndim == 3 else 'pixels'}, {'gray' if d.channels == 1 else 'colour'}" + (f"; the network is given {given} × {given}" if given != side else "")
     masks = "yes: where the finding lies is known, so an explanation can be checked against it" if d.masks else "none: nobody marked where the findings lie, so an explanation cannot be checked against the truth"
     said = facts([("Description", d.description), ("Task", f"{d.task}, {len(d.classes)} {'labels' if d.task == 'multi-label' else 'classes'}"), ("Images", shape), ("Masks", masks),
                   ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), *file])
