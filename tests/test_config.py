@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xaimed.config import (STAGES, Options, atomic_write, find_config, list_configs, load_options, read_json, read_manifest,
+from xaimed.config import (STAGES, Options, XaimedError, atomic_write, find_config, list_configs, load_options, read_json, read_manifest,
                            refuse_unknown_parameters, resolve_device, resolve_path, run_stage, stage_dir, stage_state, write_json)
 
 
@@ -32,7 +32,9 @@ def one_file(name="a.txt", text="x", facts=None):
     ({"model.stem": "large"}, "'auto', 'small' or 'imagenet'"),
     ({"explain.target": "worst"}, "expected `predicted`, `true`, or a class index"),
     ({"data.split_fractions": [0.5, 0.5, 0.5]}, "sum to 1"),
-    ({"device": "gpu"}, "option device"),
+    ({"device": "gpu"}, "expected auto, cpu, cuda, cuda:1 or mps"),
+    ({"seed": "x"}, "expected a whole number"),
+    ({"explain.methods": "gradcam"}, "expected a list"),
     ({"run": "../elsewhere"}, "option run"),
 ])
 def test_a_wrong_option_is_named(overrides, says):
@@ -111,6 +113,11 @@ def test_a_missing_output_or_a_broken_manifest_makes_it_stale(tmp_path):
     folder = run_stage(o, "data", one_file())
     (folder / "a.txt").unlink()
     assert stage_state(o, "data") == (False, "a.txt is missing")
+    run_stage(o, "data", one_file())
+    (folder / "a.txt").write_text("damaged")
+    assert stage_state(o, "data") == (False, "a.txt is not as it was written")
+    run_stage(o, "data", one_file())
+    assert (folder / "a.txt").read_text() == "x"
     (folder / "manifest.json").write_text("{")
     assert stage_state(o, "data") == (False, "its manifest is broken")
     run_stage(o, "data", one_file())
@@ -229,7 +236,7 @@ run_stage(Options(run="r", artifacts_dir={str(tmp_path / 'artifacts')!r}), "data
 
 def test_a_read_only_place_is_named(tmp_path):
     (tmp_path / "artifacts").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match="artifacts"): run_stage(options(tmp_path), "data", one_file())
+    with pytest.raises(XaimedError, match="set artifacts_dir"): run_stage(options(tmp_path), "data", one_file())
 
 
 def test_cuda_asked_for_and_absent():

@@ -8,8 +8,8 @@ __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown',
            'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config', 'make_options',
            'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir',
            'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of', 'fingerprint', 'watch',
-           'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'peak_memory_mb', 'provenance',
-           'resolve_device', 'device_name', 'seed_everything', 'progress']
+           'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'make_room', 'peak_memory_mb',
+           'provenance', 'resolve_device', 'device_name', 'seed_everything', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -242,7 +242,14 @@ def _explain_error(error:dict) -> str:
         names = [*option_fields(), *(n for n, f in Options.model_fields.items() if n not in option_fields())]
         return str(unknown("option", where, _nearest(where, names)))
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"option {where}: got {error['input']!r}; {message}"
+    if error["type"] == "string_pattern_mismatch": message = f"expected {_PATTERNS.get(where, error['msg'])}"
+    return f"option {where}: got {error['input']!r}; {_PLAINER.get(error['type'], message)}"
+
+
+_PLAINER = {"int_parsing": "expected a whole number", "int_type": "expected a whole number", "int_from_float": "expected a whole number",
+            "float_parsing": "expected a number", "float_type": "expected a number", "bool_parsing": "expected true or false",
+            "bool_type": "expected true or false", "string_type": "expected text", "tuple_type": "expected a list, such as [a, b]"}
+_PATTERNS = {"device": "auto, cpu, cuda, cuda:1 or mps", "run": "letters, digits, dots, dashes and underscores, beginning with a letter or digit"}
 
 
 def _nearest(name:str, names:list[str], n:int=6) -> list[str]:
@@ -276,7 +283,7 @@ def load_options(
     for name, value in (overrides or {}).items(): _lay(values, str(name), value)
     if dataset: _lay(values, "data.dataset", str(dataset))
     if run: values["run"] = run
-    options = make_options(values, source)
+    options = make_options(values)
     return options if run or "run" in (overrides or {}) else options.model_copy(update={"run": run_name(options, own, bool(config))})
 
 
@@ -489,6 +496,7 @@ def stage_state(
     if not manifest: return False, "not made yet"
     if manifest.get("fingerprint") != fingerprint(options, stage): return False, "options or code changed"
     if missing := [n for n in manifest["outputs"] if not (folder / n).exists()]: return False, f"{missing[0]} is missing"
+    if touched := [n for n, note in manifest["outputs"].items() if not unchanged({**note, "path": str(folder / n)})]: return False, f"{touched[0]} is not as it was written"
     if changed := [n["path"] for n in manifest["watched"] if not unchanged(_where_now(n, options) if stage == "data" else n)]: return False, f"{Path(changed[0]).name} changed"
     if (before := upstream(stage)):
         ok, why = stage_state(options, before)
@@ -521,7 +529,7 @@ def run_stage(
 ) -> Path:                                 # The stage's folder
     "Make a stage's folder whole or not at all, or keep it when nothing it depends on has changed."
     folder = stage_dir(options, stage)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_room(folder)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         _mend(folder)
         current, why = stage_state(options, stage)
@@ -542,6 +550,17 @@ def run_stage(
     return folder
 
 # %% ../nbs/00_config.ipynb #b21edb72
+def make_room(
+    folder:Path, # A stage's folder, to be made
+) -> None:
+    "Make the folder around a stage's folder; where nothing can be written, name the option that decides the place."
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent): pass
+    except OSError as e:
+        raise XaimedError(f"artifacts_dir: nothing can be written in {folder.parent} ({e.strerror}): set artifacts_dir (or XAIMED_ARTIFACTS) to a folder you may write to") from None
+
+
 def _write_manifest(beside:Path, options:Options, stage:str, facts:dict, started:str, seconds:float) -> None:
     "Write down what decided a result and what it is made of."
     before = upstream(stage)
@@ -549,7 +568,7 @@ def _write_manifest(beside:Path, options:Options, stage:str, facts:dict, started
     write_json(beside / "manifest.json", {
         "stage": stage, "run": options.run, "build": uuid.uuid4().hex, "fingerprint": fingerprint(options, stage), "options": options,
         "inputs": {before: read_manifest(stage_dir(options, before)).get("build")} if before else {},
-        "watched": watched, "outputs": sorted(p.name for p in beside.iterdir()), "facts": facts,
+        "watched": watched, "outputs": {p.name: {k: v for k, v in watch(p).items() if k != "path"} for p in sorted(beside.iterdir())}, "facts": facts,
         "started": started, "wall_seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb(), **provenance(options)})
 
 
