@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from xaimed import data as D
-from xaimed.config import XaimedError, load_options
+from xaimed.config import XaimedError, load_options, stage_state
 from xaimed.synthetic import write_synthetic
 
 NAMES_2D = [n for n in D.list_datasets() if not n.endswith("3d")]
@@ -208,6 +208,30 @@ def test_a_file_named_like_a_medmnist_file_gets_its_facts(tmp_path):
     assert D.find_data(other).spec.licence == "not stated"
 
 
+def test_a_last_axis_of_one_is_gray(tmp_path):
+    arrays = make_arrays("breastmnist")
+    path = save(tmp_path / "mine.npz", {k: v[..., None] if k.endswith("images") else v for k, v in arrays.items()})
+    spec = D.find_data(path).spec
+    loaded = D.load_medmnist_dataset(path, "train")
+    assert (spec.ndim, spec.channels) == (2, 1) and np.array_equal(loaded.images[:, 0].numpy(), arrays["train_images"]) and D.make_card(D.find_data(path))["image_shape"] == [28, 28]
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+def test_channels_first_are_refused_with_the_mend(tmp_path, channels):
+    arrays = make_arrays("breastmnist")
+    path = save(tmp_path / "mine.npz", {k: np.repeat(v[:, None], channels, 1) if k.endswith("images") else v for k, v in arrays.items()})
+    with pytest.raises(D.DataError, match="first.*moveaxis"): D.find_data(path)
+
+
+@pytest.mark.parametrize("k", (2, 3))
+def test_one_hot_labels_are_not_guessed(tmp_path, k):
+    arrays = make_arrays("breastmnist", per_class=3)
+    path = save(tmp_path / "mine.npz", {key: np.eye(k, dtype=np.uint8)[np.arange(6) % k] if key.endswith("labels") else v for key, v in arrays.items()})
+    with pytest.raises(D.DataError, match="exactly one 1.*argmax.*mine.json"): D.find_data(path)
+    (tmp_path / "mine.json").write_text(json.dumps({"task": "multi-label"}))
+    assert D.load_medmnist_dataset(path, "train").labels.shape == (6, k)
+
+
 @pytest.mark.parametrize("facts,words", [({"clases": ["a", "b"]}, "classes"), ({"classes": ["a"]}, "names 1 classes"), ({"task": "clasification"}, "task"), ({"flips": "vertical"}, "flips"),
                                          ({"classes": {"0": "a", "2": "b"}}, "keys"), ([1], "object")])
 def test_a_json_that_is_wrong(tmp_path, facts, words):
@@ -287,6 +311,51 @@ def test_masks_beside_a_file(tmp_path):
     assert train.take(2, seed=0).masks.shape == (2, 28, 28)
     save(tmp_path / "mine_masks.npz", {**masks, "train_masks": masks["train_masks"][:3]})
     with pytest.raises(D.DataError, match="mine_masks.npz"): D.load_medmnist_dataset(path, "train")
+
+
+@pytest.mark.parametrize("write", (lambda m: m, lambda m: m.astype(np.uint8), lambda m: m.astype(np.float32), lambda m: m.astype(np.int64) * 255, lambda m: m[..., None].astype(np.uint8) * 200))
+def test_masks_of_every_usual_type_are_the_same(tmp_path, write):
+    path, inside = save(tmp_path / "mine.npz", make_arrays("breastmnist")), np.zeros((4, 28, 28), bool)
+    inside[1:, 3:9, 5:8] = True
+    save(tmp_path / "mine_masks.npz", {f"{s}_masks": write(inside) for s in D.SPLITS})
+    loaded = D.load_medmnist_dataset(path, "val")
+    assert np.array_equal(loaded.masks.numpy(), inside) and loaded.mask_valid.tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("write,words", [
+    (lambda m: m * np.uint8(3), "numbers from 0 to 3, expected bool"), (lambda m: m * np.int16(256), "0 to 256"), (lambda m: m * np.int8(-1), "from -1 to 0"),
+    (lambda m: m * .4, "fractions or NaN"), (lambda m: np.where(m, np.nan, 0), "fractions or NaN"), (lambda m: m.astype("U5"), "type <U5"), (lambda m: m & False, "no mask has a pixel inside"),
+])
+def test_masks_that_would_be_empty_or_wrong(tmp_path, write, words):
+    path, inside = save(tmp_path / "mine.npz", make_arrays("breastmnist")), np.zeros((4, 28, 28), bool)
+    inside[:, 3:9, 5:8] = True
+    save(tmp_path / "mine_masks.npz", {f"{s}_masks": write(inside) for s in D.SPLITS})
+    with pytest.raises(D.DataError, match=words) as e: D.load_medmnist_dataset(path, "train")
+    assert "mine_masks.npz" in str(e.value)
+
+
+def test_a_split_alone_may_have_no_masks(tmp_path):
+    path, inside = save(tmp_path / "mine.npz", make_arrays("breastmnist")), np.zeros((4, 28, 28), bool)
+    save(tmp_path / "mine_masks.npz", {"train_masks": inside, "val_masks": inside, "test_masks": ~inside})
+    assert not D.load_medmnist_dataset(path, "train").mask_valid.any() and D.load_medmnist_dataset(path, "test").mask_valid.all()
+
+
+# the stage
+
+@pytest.mark.parametrize("name", ("mine.json", "mine_masks.npz"))
+def test_a_file_that_appears_beside_makes_the_stage_stale(tmp_path, name):
+    path = save(tmp_path / "mine.npz", make_arrays("breastmnist"))
+    options = load_options("", dataset=str(path), run="t", overrides={"artifacts_dir": str(tmp_path / "out")})
+    D.run_data(options)
+    assert stage_state(options, "data")[0]
+    if name == "mine.json": (tmp_path / name).write_text(json.dumps({"classes": ["benign", "malignant"]}))
+    else: save(tmp_path / name, {f"{s}_masks": np.ones((4, 28, 28), bool) for s in D.SPLITS})
+    assert stage_state(options, "data") == (False, f"{name} changed")
+    card = json.loads((D.run_data(options) / "card.json").read_text())
+    assert card["classes"] == (["benign", "malignant"] if name == "mine.json" else ["class 0", "class 1"]) and card["masks"] is (name != "mine.json")
+    assert stage_state(options, "data")[0]
+    (tmp_path / name).unlink()
+    assert not stage_state(options, "data")[0]
 
 
 # synthetic, by options

@@ -7,9 +7,9 @@ __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_
            'file_name', 'published', 'user_cache', 'md5_of', 'check_md5', 'download_medmnist', 'contents_of',
            'check_images', 'check_labels', 'npz_spec', 'folder_files', 'split_indices', 'read_image', 'folder_spec',
            'DataFile', 'find_data', 'npz_spec_of_synthetic', 'Transform', 'build_transforms', 'augment_batch',
-           'ImageDataset', 'masks_path', 'load_masks', 'load_arrays', 'load_medmnist_dataset', 'dataset_spec',
-           'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'load_split', 'build_loaders',
-           'count_labels', 'make_card', 'draw_samples', 'run_data']
+           'ImageDataset', 'masks_path', 'read_masks', 'load_masks', 'load_arrays', 'load_medmnist_dataset',
+           'dataset_spec', 'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'load_split',
+           'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
 import ast, errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
@@ -302,6 +302,10 @@ def contents_of(
     except _BROKEN as e: raise _broken(path, e) from e
     return found
 
+def _gray(shape:tuple) -> tuple:
+    "A shape without a last axis of 1, which some writers add to gray images: (N, H, W, 1) is (N, H, W)."
+    return tuple(shape[:-1] if len(shape) > 3 and shape[-1] == 1 else shape)
+
 def _array(path:Path, key:str) -> np.ndarray:
     "One array of an .npz."
     try:
@@ -370,10 +374,11 @@ def _read_sidecar(path:Path) -> dict:
 
 def _spec_of_arrays(path:Path) -> DatasetSpec:
     "What headers and labels tell about an .npz without a name."
-    shapes = {split: tuple(c["shape"]) for split, c in contents_of(path).items()}
+    shapes = {split: _gray(c["shape"]) for split, c in contents_of(path).items()}
     shape = shapes["train"]
     if len(shape) not in (3, 4): raise DataError(f"{path}: train_images has shape {shape}, expected (N, H, W), (N, H, W, 3) or (N, D, H, W)")
     if len({s[1:] for s in shapes.values()}) > 1: raise DataError(f"{path}: images differ in shape between splits: {shapes}")
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[-1] != 3: raise DataError(f"{path}: train_images has shape {shape}, with its {shape[1]} channel{'s' * (shape[1] > 1)} first. Expected (N, H, W) or (N, H, W, 3): move the channels to the end with np.moveaxis(images, 1, -1)")
     channels, ndim = (3, 2) if len(shape) == 4 and shape[-1] == 3 else (1, len(shape) - 1)
     labels = [_array(path, f"{split}_labels") for split in SPLITS]
     if any(l.ndim not in (1, 2) or not len(l) for l in labels): raise DataError(f"{path}: labels have shapes {[l.shape for l in labels]}, expected (N, 1), or (N, K) for multi-label")
@@ -383,16 +388,21 @@ def _spec_of_arrays(path:Path) -> DatasetSpec:
     if k > 10_000: raise DataError(f"{path}: the largest label is {k - 1}, expected class numbers counted from 0")
     return DatasetSpec(path.stem, path.stem, "multi-label" if multi else "binary" if k == 2 else "multi-class", tuple(f"class {i}" for i in range(k)), channels, ndim)
 
+def _one_hot(path:Path) -> bool:
+    "Whether every row of the labels of every split is zeros and a single 1."
+    labels = [_array(path, f"{split}_labels") for split in SPLITS]
+    return all(l.ndim == 2 and np.isin(l, (0, 1)).all() and (l.sum(1) == 1).all() for l in labels)
+
 def npz_spec(
     path:Path,     # An .npz in MedMNIST's form
 ) -> DatasetSpec:
     "The spec of a file given by its path: its JSON, else MedMNIST's facts if it is named and shaped like one, else what the arrays tell."
     spec, facts = _spec_of_arrays(path), _read_sidecar(path.with_suffix(".json"))
     like = re.sub(r"_(64|128|224)$", "", path.stem)
-    if like in _info():
-        known = medmnist_spec(like)
+    if known := medmnist_spec(like) if like in _info() else None:
         fits = (known.channels, known.ndim) == (spec.channels, spec.ndim) and (known.task == "multi-label") == (spec.task == "multi-label") and len(spec.classes) <= len(known.classes)
-        if fits: spec = known
+    if known and fits: spec = known
+    elif spec.task == "multi-label" and "task" not in facts and _one_hot(path): raise DataError(f"{path}: every row of the labels has exactly one 1. Are these classes that exclude each other? Then store their numbers, labels.argmax(1)[:, None]. If several could be true at once, say {{\"task\": \"multi-label\"}} in {path.stem}.json beside the file")
     if "classes" in facts and len(facts["classes"]) < len(spec.classes): raise DataError(f"{path.with_suffix('.json')} names {len(facts['classes'])} classes, but the labels in {path.name} go up to {len(spec.classes) - 1}")
     spec = replace(spec, **facts)
     if (spec.task == "binary") and len(spec.classes) != 2: raise DataError(f"{path.with_suffix('.json')}: a binary task has two classes, got {len(spec.classes)}")
@@ -683,6 +693,19 @@ def masks_path(
     path = Path(file).with_name(f"{Path(file).stem}_masks.npz")
     return path if Path(file).is_file() and path.is_file() else None
 
+def read_masks(
+    path:Path,      # `<stem>_masks.npz`
+    key:str,        # "train_masks", "test_marker_masks", …
+) -> np.ndarray:    # bool, True inside
+    "Read one array of masks, stored as bool, 0/1 or 0 to 255."
+    masks = _array(path, key)
+    expected = "expected bool, 0 and 1, or 0 to 255 with 128 and more inside"
+    if masks.dtype.kind not in "buif": raise DataError(f"{path}: {key} has type {masks.dtype}, {expected}")
+    if masks.dtype.kind == "f" and not (np.isfinite(masks).all() and (masks == np.round(masks)).all()): raise DataError(f"{path}: {key} holds fractions or NaN, {expected}: store masks >= 0.5")
+    low, top = (int(masks.min()), int(masks.max())) if masks.size else (0, 0)
+    if low < 0 or 1 < top < 128 or top > 255: raise DataError(f"{path}: {key} holds numbers from {low} to {top}, {expected}: store masks > 0 if every number above 0 is inside")
+    return masks >= (1 if top <= 1 else 128)
+
 def load_masks(
     file:Path,          # A data file
     split:str,
@@ -691,16 +714,18 @@ def load_masks(
     "Read the masks beside a data file."
     path, found = masks_path(file), {"masks": None, "mask_valid": None, "marker_masks": None}
     if not path: return found
-    masks = _array(path, f"{split}_masks")
-    if masks.shape != tuple(shape): raise DataError(f"{path}: {split}_masks has shape {masks.shape}, expected {tuple(shape)}: one mask per image, at its size. Make it again or move it away")
+    inside = read_masks(path, f"{split}_masks")
+    if len(shape) == 3: inside = inside.reshape(_gray(inside.shape))
+    if inside.shape != tuple(shape): raise DataError(f"{path}: {split}_masks has shape {inside.shape}, expected {tuple(shape)}: one mask per image, at its size. Make it again or move it away")
     with np.load(path, allow_pickle=False) as z: keys = z.files
-    inside = masks >= 128
+    if not inside.any() and not any(f"{s}_masks" in keys and read_masks(path, f"{s}_masks").any() for s in SPLITS): raise DataError(f"{path}: no mask has a pixel inside, in any split. Make the file again or move it away")
     valid = inside.reshape(len(inside), -1).any(1)
     if f"{split}_kept_fraction" in keys: valid &= _array(path, f"{split}_kept_fraction") >= .95
     found |= {"masks": torch.from_numpy(inside), "mask_valid": torch.from_numpy(valid)}
-    if f"{split}_marker_masks" in keys: found["marker_masks"] = torch.from_numpy(_array(path, f"{split}_marker_masks") >= 128)
+    if f"{split}_marker_masks" in keys: found["marker_masks"] = torch.from_numpy(read_masks(path, f"{split}_marker_masks"))
     return found
 
+# %% ../nbs/00_data.ipynb #5fe6ac3c
 def load_arrays(
     found:DataFile,
     split:str,                        # "train", "val" or "test"
@@ -717,6 +742,7 @@ def load_arrays(
         images = np.stack([read_image(f, size, spec.channels) for f, _ in progress(files[split], desc=f"reading {split}")])
         return images, check_labels(np.array([y for _, y in files[split]]), len(images), spec, where)
     images = _array(found.path, f"{split}_images")
+    images = images.reshape(_gray(images.shape))
     check_images(images, spec, f"{found.path} {split}_images")
     return images, check_labels(_array(found.path, f"{split}_labels"), len(images), spec, where)
 
@@ -860,7 +886,7 @@ def make_card(
 ) -> dict:                                # What `card.json` holds
     "Everything to be said about a data set before using it."
     spec, how = found.spec, {"split_fractions": split_fractions, "seed": seed}
-    shape = [size, size] if found.kind == "folder" else contents_of(found.path)["train"]["shape"][1:]
+    shape = [size, size] if found.kind == "folder" else list(_gray(contents_of(found.path)["train"]["shape"])[1:])
     return {"name": spec.name, "title": spec.title, "task": spec.task, "classes": list(spec.classes), "channels": spec.channels, "ndim": spec.ndim,
             "size": size, "image_shape": shape, "counts": {s: count_labels(_labels_of(found, s, how), len(spec.classes)) for s in SPLITS},
             "licence": spec.licence, "source": spec.source, "citation": spec.citation, "known_defects": list(spec.known_defects), "flips": spec.flips,
@@ -886,6 +912,14 @@ def draw_samples(
     return image_grid(images, [spec.classes[k] for _, k in picks], masks=masks, title=f"{spec.title}, {dataset.split}")
 
 # %% ../nbs/00_data.ipynb #9b43ca59
+def files_beside(
+    found:DataFile,
+) -> list:              # Paths, whether or not there is a file now
+    "The files that would change what a data file means: its JSON and its masks. One that appears later makes the result out of date."
+    if found.kind == "folder": return [found.path / "dataset.json"]
+    own = [] if found.kind == "medmnist" else [found.path.with_suffix(".json")]
+    return [*own, found.path.with_name(f"{found.path.stem}_masks.npz")]
+
 def run_data(
     options:Options,
     *,
@@ -900,7 +934,6 @@ def run_data(
         for split in ("val", "test"): load_split(options, split)      # every split is checked before anything is learned
         write_json(folder / "card.json", card)
         save_figure(draw_samples(train, seed=options.seed), folder / "samples.png")
-        beside = [p for p in (masks_path(found.path), found.path.with_suffix(".json")) if p and p.is_file()]
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
-                "watched": [found.path, *beside]}
+                "watched": [found.path, *files_beside(found)]}
     return run_stage(options, "data", make, force=force)
