@@ -80,8 +80,8 @@ def resnet10() -> nn.Module:
     return ResNet(BasicBlock, [1, 1, 1, 1])
 
 def list_models() -> list[str]:
-    "Names of the registered backbones."
-    return sorted(BACKBONES)
+    "Names of the registered backbones, small to large."
+    return sorted(BACKBONES, key=lambda name: (len(name), name))
 
 # %% ../nbs/01_models.ipynb #79edd5f5
 def adapt_channels(
@@ -156,7 +156,8 @@ def resolve_weights(
 def _weights_by_name(name:str, text:str) -> WeightsEnum:
     "`DEFAULT`, `IMAGENET1K_V1` or `ResNet18_Weights.IMAGENET1K_V1`."
     published = backbone(name).weights
-    choices = list(published.__members__) if published else []
+    if not published: raise ValueError(f"{name} has no published weights, got weights={text!r}: take resnet18 or larger, or give the path of a state dict")
+    choices = list(published.__members__)
     prefix, _, member = text.rpartition(".")
     if prefix and prefix != getattr(published, "__name__", None):
         raise ValueError(f"weights {text!r} are not for {name!r}: choose one of {', '.join(choices)}, or the path of a state dict")

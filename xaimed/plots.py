@@ -381,7 +381,7 @@ def curves(
             for ax in axes if best is not None else (): ax.axvline(h["epoch"][best], color=GRAY, linestyle=":", linewidth=1.2, label=f"kept: epoch {h['epoch'][best]:g}")
             for ax, name in zip(axes, ("loss", "AUC")):
                 ax.set_ylabel(name)
-                if ax.get_legend_handles_labels()[0]: ax.legend(loc="best")
+                if ax.get_legend_handles_labels()[0]: ax.legend(loc="best", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
             axes[1].set_xlabel("epoch")
             axes[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             fig.align_ylabels(axes)
