@@ -334,6 +334,12 @@ def test_select_samples():
     gallery = [{"group": g, "index": i} for g in ("high_confidence_wrong", "low_confidence_correct") for i in range(10, 20)]
     samples = select_samples(range(50), gallery, n_random=50, n_gallery=3)
     assert sorted(i for i, _ in samples) == list(range(50))
+    assert samples[:3] == [(i, "high_confidence_wrong") for i in (10, 11, 12)]     # a random draw takes no image from the gallery
+    for seed in range(5):
+        few = select_samples(range(10, 20), gallery[:10], n_random=4, n_gallery=4, seed=seed)
+        assert few[:4] == [(i, "high_confidence_wrong") for i in range(10, 14)]
+        assert [g for _, g in few[4:]] == ["random"] * 4 and {i for i, _ in few[4:]} <= set(range(14, 20))
+    assert len({tuple(select_samples(range(50), gallery, seed=s)) for s in range(5)}) > 1
     samples = select_samples(range(50), gallery, n_random=0, n_gallery=3)
     assert samples == [(i, "high_confidence_wrong") for i in (10, 11, 12)]        # the second group holds the same images: once each
     with pytest.raises(ValueError, match="one of the split's 15 images"): select_samples(range(15), gallery, n_gallery=10)
@@ -427,10 +433,25 @@ def test_stage(tmp_path):
     true = smoke(tmp_path, **{"explain.target": "true", "explain.methods": ["gradcam"], "explain.n_gallery": 0})
     shown = read_explanations(explain.run_explain(true), range(4))
     assert np.array_equal(shown.target, shown.labels) and set(shown.group) == {"random"} and list(shown.attributions) == ["gradcam"]
-    # nothing was wrong: the gallery is empty
-    head = (run_eval(options) / "failure_gallery_selection.csv").read_text().splitlines()[0]
-    (tmp_path / "failure_gallery_selection.csv").write_text(head + "\n")
-    assert explain.gallery_rows(tmp_path) == []
+
+
+def test_stage_when_nothing_was_wrong(tmp_path, monkeypatch):
+    "An evaluation without an error writes a gallery with one group; the stage explains that and the random images."
+    from xaimed import eval as evaluation
+    def all_right(labels, probs, *args, **kwargs): return select(labels, np.eye(probs.shape[1])[labels] * .9 + .02, *args, **kwargs)
+    select = evaluation.select_failures
+    monkeypatch.setattr(evaluation, "select_failures", all_right)
+    options = smoke(tmp_path, **{"explain.methods": ["gradcam"]})
+    folder = explain.run_explain(options)
+    gallery = explain.gallery_rows(evaluation.run_eval(options))
+    assert gallery and {r["group"] for r in gallery} == {"low_confidence_correct"}
+    shown = read_explanations(folder, range(4))
+    assert shown.group == ["low_confidence_correct"] * 2 + ["random"] * 2 and len(set(shown.index)) == 4
+    assert shown.index[:2] == [int(r["index"]) for r in gallery[:2]]
+    # no image in either group: a header alone, as the evaluation itself writes it
+    monkeypatch.setattr(evaluation, "select_failures", lambda *args, **kwargs: [])
+    assert explain.gallery_rows(evaluation.run_eval(options, force=True)) == []
+    assert read_explanations(explain.run_explain(options), range(4)).group == ["random"] * 2
 
 
 def test_stage_refuses(tmp_path):

@@ -367,17 +367,15 @@ def select_samples(
     n_gallery:int=4,          # Images of each gallery group
     seed:int=0,
 ) -> list[tuple[int, str]]:   # Index and group, without repeats
-    "Seeded random images and the first of each failure group."
-    indices = [int(i) for i in indices]
-    drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))[:n_random]
-    wanted = [(i, "random") for i in sorted(indices[k] for k in drawn.tolist())]
+    "The first of each failure group, and seeded random images from the others."
+    known, samples = {int(i) for i in indices}, {}
     for group in dict.fromkeys(row["group"] for row in gallery):
-        wanted += [(int(row["index"]), group) for row in gallery if row["group"] == group][:n_gallery]
-    samples, known = {}, set(indices)
-    for index, group in wanted:
-        if index not in known: raise ValueError(f"the failure gallery names image {index}, expected one of the split's {len(known)} images: run the evaluation again")
-        samples.setdefault(index, group)
-    return list(samples.items())
+        for index in [int(row["index"]) for row in gallery if row["group"] == group][:n_gallery]:
+            if index not in known: raise ValueError(f"the failure gallery names image {index}, expected one of the split's {len(known)} images: run the evaluation again")
+            samples.setdefault(index, group)
+    others = sorted(known - set(samples))
+    drawn = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:n_random]
+    return [*samples.items(), *((i, "random") for i in sorted(others[k] for k in drawn.tolist()))]
 
 # %% ../nbs/04_explain.ipynb #b460a2f5
 @dataclass(frozen=True)
@@ -544,7 +542,7 @@ def run_explain(
     *,
     force:bool=False,   # Make it again even when nothing has changed
 ) -> Path:              # The stage's folder
-    "Explain seeded random images and the failure gallery's, from the split that was evaluated: figures, raw maps, table."
+    "Explain the failure gallery's first images and seeded random others, from the split that was evaluated: figures, raw maps, table."
     for name in options.explain.methods: get_method(name)     # before anything is trained
     def make(folder:Path) -> dict:
         run_training(options)

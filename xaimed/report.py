@@ -856,7 +856,7 @@ def failures_section(
     listed = table([(f.rank, f.index, f.label_name or label_words(f.label, results.dataset.classes), f.predicted_name or label_words(f.predicted, results.dataset.classes), f.confidence) for f in rows],
         ["Rank", "Image", "Label", "Prediction", "Confidence"])
     cards = sample_cards(results, group)
-    return section(grid, fold(f"The list ({len(rows)})", listed), f"<p>What the network looked at in the first of them ({HOW_TO_READ}):</p>{cards}" if cards else "<p>None of these was explained in this run (<code>explain.n_gallery</code>).</p>")
+    return section(grid, fold(f"The list ({len(rows)})", listed), f"<p>What the network looked at in the first of them ({HOW_TO_READ}):</p>{cards}" if cards else "<p>None of these was explained: this run asked for no gallery image (<code>explain.n_gallery</code>).</p>")
 
 
 def explanations_section(
