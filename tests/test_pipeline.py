@@ -1,7 +1,9 @@
 "The pipeline: stand-in stages for its mechanism, and one run of the real six."
 import csv
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from xaimed import pipeline
+from nbclient.exceptions import DeadKernelError
+
+from xaimed import cli, pipeline
 from xaimed.config import NOTEBOOKS, STAGES, load_options, stage_dir
 from xaimed.pipeline import PipelineError, run_batch, run_notebook, run_pipeline
 
@@ -107,6 +111,45 @@ def test_papermill_alone_refuses_unknown_parameters(stand_ins, tmp_path):
     assert done.returncode != 0 and "unknown notebook parameter 'datset'. Near: dataset" in done.stderr
 
 
+def test_papermill_alone_refuses_a_misspelt_parameter_of_a_real_stage(root, tmp_path):
+    "The page's first own cell refuses it: nothing of the stage runs."
+    done = subprocess.run([sys.executable, "-m", "papermill", "--kernel", "python3", root / "nbs" / "00_data.ipynb", tmp_path / "o.ipynb", "-p", "datset", "breastmnist"],
+                          cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode != 0 and "unknown notebook parameter 'datset'. Near: dataset" in done.stderr, done.stderr
+    assert not (tmp_path / "artifacts").exists() and not (tmp_path / "data").exists()
+
+
+def test_a_page_of_a_kernel_that_died_is_not_told_twice(stand_ins):
+    record = logging.LogRecord("asyncio", logging.ERROR, "", 0, "Task exception was never retrieved", (), (DeadKernelError, DeadKernelError("Kernel died"), None))
+    other = logging.LogRecord("asyncio", logging.ERROR, "", 0, "Task exception was never retrieved", (), (OSError, OSError(), None))
+    assert not pipeline._not_our_kernel(record) and pipeline._not_our_kernel(other)
+
+
+@pytest.mark.parametrize("overrides, words", [
+    ({"data.download": False}, "there is no breastmnist.npz in .*data.download=true"),
+    ({"data.download": True, "data.mirror": "./mirror"}, "the mirror folder .* holds no breastmnist.npz"),
+    ({"data.dataset": "./mine.npz"}, "no file or folder .*mine.npz"),
+    ({"data.size": 29}, "has no size 29"),
+])
+def test_a_missing_data_file_is_refused_before_a_kernel_starts(overrides, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "run_notebook", lambda *a, **k: pytest.fail("a kernel was started"))
+    with pytest.raises(ValueError, match=words): run_pipeline("", overrides={"data.dataset": "breastmnist", "data.data_dir": str(tmp_path), **overrides})
+    (tmp_path / "breastmnist.npz").write_bytes(b"PK cut short")
+    if "data.dataset" not in overrides and "data.size" not in overrides:
+        with pytest.raises(ValueError, match="not a whole .npz"): run_pipeline("", overrides={"data.dataset": "breastmnist", "data.data_dir": str(tmp_path), **overrides})
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_batch_keeps_the_traceback_for_debug(stand_ins, capsys, monkeypatch):
+    done = run_batch(["synthetic"], **stand_ins, seeds=(13,), stages=("data",))
+    assert "ValueError" in done.rows[0].details and "Traceback" in done.rows[0].details
+    assert "Traceback" not in (done.folder / "summary.csv").read_text() + (done.folder / "summary.md").read_text()
+    monkeypatch.setattr(pipeline, "run_batch", lambda *a, **k: done)
+    assert cli.main(["batch", "--dataset", "synthetic"]) == 1 and "Traceback" not in capsys.readouterr().err
+    assert cli.main(["batch", "--dataset", "synthetic", "--debug"]) == 1 and done.rows[0].details in capsys.readouterr().err
+
+
 def test_cell_not_run_is_noticed():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
     with pytest.raises(PipelineError, match="not run to its end"): pipeline._check_complete(notebook)
@@ -140,7 +183,7 @@ def test_kernels_work_where_the_caller_is(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_ended_run_leaves_no_kernel(end, stand_ins, tmp_path):
-    write_notebook(tmp_path / "books" / "00_data.ipynb", "import os, time\nopen('started', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    write_notebook(tmp_path / "books" / "00_data.ipynb", "import atexit, os, time\natexit.register(time.sleep, 2)\nopen('started', 'w').write(str(os.getpid()))\ntime.sleep(60)")
     code = ("from xaimed import cli, pipeline; import functools; "
             "pipeline.run_pipeline = functools.partial(pipeline.run_pipeline, notebooks='books'); cli.sys.exit(cli.main(['--config', 'tiny.yaml', 'data']))")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
@@ -149,8 +192,9 @@ def test_an_ended_run_leaves_no_kernel(end, stand_ins, tmp_path):
         time.sleep(0.1)
     kernel = int((tmp_path / "started").read_text())
     process.send_signal(end)
-    process.communicate(timeout=30)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[end]
+    assert re.fullmatch(r"error: (interrupted|asked to end); finished stages are kept, .*\n", err), err
     for _ in range(50):
         if not _alive(kernel): break
         time.sleep(0.1)

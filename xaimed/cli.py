@@ -231,13 +231,14 @@ def _batch(
     request:dict,
 ) -> None:
     "Make one report per data set, seed and size, and a table of them; finished runs are skipped."
-    from xaimed.pipeline import run_batch, shorten
+    from xaimed.pipeline import PipelineError, run_batch, shorten
     names = _names(datasets or [request.get("dataset", "")])
     if not names: raise typer.BadParameter("expected at least one data set, as in --datasets breastmnist,pneumoniamnist", param_hint="--datasets")
     done = run_batch(names, seeds=_numbers("--seeds", seeds), sizes=_numbers("--sizes", sizes) or (None,), jobs=jobs, name=name,
                      config=request.get("config", ""), overrides=request.get("overrides", {}))
     print(f"{shorten(done.folder)}/summary.md")
-    if done.failed: raise XaimedError(f"{len(done.failed)} of {len(done.rows)} runs failed; the first, {done.failed[0].run}: {done.failed[0].error}")
+    if done.failed: raise PipelineError(f"{len(done.failed)} of {len(done.rows)} runs failed; the first, {done.failed[0].run}: {done.failed[0].error}",
+                                        details="\n\n".join(f"{row.run}:\n{row.details or row.error}" for row in done.failed))
 
 # %% ../nbs/07_cli.ipynb #2423e711
 @app.command("download-data", cls=_Command)
@@ -339,6 +340,9 @@ def _ending_kindly():
         if before is not None: signal.signal(signal.SIGTERM, before)
 
 
+_KEPT = "finished stages are kept, and the same command goes on from there"
+
+
 def _fail(text:str, code:int) -> int:
     print(f"error: {text}", file=sys.stderr, flush=True)
     return code
@@ -346,14 +350,18 @@ def _fail(text:str, code:int) -> int:
 
 def main(
     argv:Sequence[str]|None=None, # Words of the command line; the process's own when None
-) -> int:                         # Exit code: 0 done, 1 failed, 2 wrong command line, 130 interrupted
+) -> int:                         # Exit code: 0 done, 1 failed, 2 wrong command line, 130 interrupted, 143 asked to end
     "Run a command; an error is one line on stderr unless `--debug` is among the words."
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        with _ending_kindly(): return int(typer.main.get_command(app).main(argv, prog_name="xaimed", standalone_mode=False) or 0)
+        with _ending_kindly(): code = int(typer.main.get_command(app).main(argv, prog_name="xaimed", standalone_mode=False) or 0)
+        return _fail(f"interrupted; {_KEPT}", 130) if code == 130 else code  # typer turns Ctrl-C into this code
     except _USAGE_ERROR as e: return _fail(usage_reason(e), 2)
-    except (KeyboardInterrupt, typer.Abort): return _fail("interrupted; finished stages are kept, and the same command goes on from there", 130)
+    except (KeyboardInterrupt, typer.Abort): return _fail(f"interrupted; {_KEPT}", 130)
+    except SystemExit as e:
+        if e.code != 143: raise
+        return _fail(f"asked to end; {_KEPT}", 143)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone; say nothing more
         return 1

@@ -8,8 +8,9 @@ __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_
            'check_images', 'check_labels', 'npz_spec', 'folder_files', 'split_indices', 'read_image', 'folder_spec',
            'DataFile', 'find_data', 'npz_spec_of_synthetic', 'Transform', 'build_transforms', 'augment_batch',
            'ImageDataset', 'masks_path', 'read_masks', 'load_masks', 'load_arrays', 'load_medmnist_dataset',
-           'dataset_spec', 'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'load_split',
-           'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside', 'run_data']
+           'dataset_spec', 'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec',
+           'check_source', 'load_split', 'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside',
+           'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
 import ast, errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
@@ -230,14 +231,19 @@ def check_md5(
     raise DataError(f"{path} is not the published file: its MD5 is {got}, expected {expected}. It is left as it is and not used. "
                     "Delete or rename it and download again, or set data.verify=form to use it as a file of your own (the card then says it is not official).")
 
+def _origin(mirror:str, name:str) -> Path:
+    "The file in a mirror that is a folder."
+    origin = resolve_path(mirror) / name
+    if not origin.is_file(): raise DataError(f"the mirror folder {origin.parent} holds no {name}: name another with data.mirror, or leave it empty to use medmnist's own address")
+    return origin
+
 def _copy_or_fetch(name:str, size:int, target:Path, mirror:str|None, retries:int, pause:float, timeout:float) -> None:
     "Bring the file to `target`, whole and with the right MD5, or not at all."
     url, expected = published(name, size)
     part = target.with_name(target.name + ".part")
     if mirror and "://" in str(mirror): url = f"{str(mirror).rstrip('/')}/{target.name}"
     if mirror and "://" not in str(mirror):
-        origin = resolve_path(mirror) / target.name
-        if not origin.is_file(): raise DataError(f"the mirror folder {origin.parent} holds no {target.name}: name another with data.mirror, or leave it empty to use medmnist's own address")
+        origin = _origin(mirror, target.name)
         check_md5(origin, expected)
         shutil.copyfile(origin, part)
         return os.replace(part, target)
@@ -530,12 +536,18 @@ def find_data(
 def _not_official(spec:DatasetSpec) -> DatasetSpec:
     return replace(spec, title=f"{spec.title}, not the published file", known_defects=("The file's MD5 is not the published one: its images or their order may differ from other people's.", *spec.known_defects))
 
+def _medmnist_path(name, size, data_dir, download, mirror) -> Path:
+    "Where the file of a name is or will be; an error when it is missing and cannot come."
+    path = resolve_path(data_dir) / file_name(name, size)
+    if path.exists(): return path
+    if not download: raise DataError(f"there is no {path.name} in {path.parent}. Fetch it with `xaimed download-data --dataset {name}`, set data.download=true, or name the folder that has it with data.data_dir or XAIMED_DATA_DIR")
+    if mirror and "://" not in str(mirror): _origin(mirror, path.name)
+    return path
+
 def _find_medmnist(name, size, data_dir, download, mirror, verify) -> DataFile:
     "The published file of a name, fetched when missing, verified as `verify` says."
-    spec, path, (_, expected) = medmnist_spec(name), resolve_path(data_dir) / file_name(name, size), published(name, size)
-    if not path.exists():
-        if not download: raise DataError(f"there is no {path.name} in {path.parent}. Fetch it with `xaimed download-data --dataset {name}`, set data.download=true, or name the folder that has it with data.data_dir or XAIMED_DATA_DIR")
-        download_medmnist(name, size=size, data_dir=data_dir, mirror=mirror)
+    path, spec, (_, expected) = _medmnist_path(name, size, data_dir, download, mirror), medmnist_spec(name), published(name, size)
+    if not path.exists(): download_medmnist(name, size=size, data_dir=data_dir, mirror=mirror)
     contents_of(path)                                   # a truncated file is named as such, not as one of a wrong MD5
     official = md5_of(path) == expected
     if verify == "md5": check_md5(path, expected)
@@ -832,6 +844,15 @@ def load_spec(
 ) -> DatasetSpec:
     "The spec of a run's data set."
     return medmnist_spec(options.data.dataset) if options.data.dataset in _info() else find_from_options(options).spec
+
+def check_source(
+    options:Options,
+) -> None:
+    "Refuse a run's data set that is unknown, missing and not to be fetched, or cut short, without fetching it or reading a pixel."
+    d = options.data
+    if d.dataset == "synthetic": return
+    if d.dataset not in _info(): find_from_options(options)
+    elif (path := _medmnist_path(d.dataset, d.size, d.data_dir, d.download, d.mirror)).exists(): contents_of(path)
 
 def load_split(
     options:Options,

@@ -10,7 +10,7 @@ __all__ = ['MEASURES', 'own_kernel', 'check_parameters', 'PipelineError', 'first
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
 import csv, io, logging, math, multiprocessing, os, re, signal, statistics, sys, time, traceback
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -97,6 +97,7 @@ def run_notebook(
     notebook, output, parameters = Path(notebook), Path(output), plain(dict(parameters or {}))
     check_parameters(notebook, parameters)
     if not (log := logging.getLogger("papermill")).handlers: log.addHandler(logging.NullHandler())  # what went wrong is raised, and said once
+    logging.getLogger("asyncio").addFilter(_not_our_kernel)
     output.parent.mkdir(parents=True, exist_ok=True)
     literal = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)]  # papermill formats its paths
     try:
@@ -109,6 +110,11 @@ def run_notebook(
     except PipelineError as e: error = e
     else: return output
     raise PipelineError(f"{notebook.name}, {error}", notebook=output, details=error.details)
+
+
+def _not_our_kernel(record:logging.LogRecord) -> bool:
+    "Keep back asyncio's traceback about a kernel that ended: either that is raised as an error here, or we ended it ourselves."
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "DeadKernelError")
 
 
 def _running_cell(output:Path) -> str:
@@ -237,9 +243,9 @@ def check_names(
     options:Options,             # The run
     stages:Sequence[str]=STAGES, # The stages it will run
 ) -> None:
-    "Refuse an unknown data set, model, weights, recipe, device or method before anything runs."
-    from xaimed.data import dataset_spec
-    if options.data.dataset != "synthetic": dataset_spec(options.data.dataset, data_dir=options.data.data_dir, size=options.data.size)
+    "Refuse a missing data file and an unknown data set, model, weights, recipe, device or method before anything runs."
+    from xaimed.data import check_source
+    check_source(options)
     if "models" in stages:
         from xaimed.models import resolve_weights
         resolve_weights(options.model.name, options.model.pretrained, options.model.weights)
@@ -311,6 +317,7 @@ class Row:
     report:str=""            # Where the report is
     seconds:float|None=None  # Wall time of making it
     error:str=""             # Why it failed
+    details:str=field(default="", repr=False, compare=False) # The traceback of a failure; not in the table
 
 # %% ../nbs/06_pipeline.ipynb #3c5f7c0c
 def batch_rows(
@@ -345,7 +352,8 @@ def run_row(
         return replace(row, status=status, auc=metrics.get("auc"), accuracy=metrics.get("accuracy"), ece=metrics.get("ece"),
                        report=shorten(outcomes[-1].folder / "report.html"), seconds=round(time.perf_counter() - started, 1), error="")
     except Exception as e:
-        return replace(row, status="failed", seconds=round(time.perf_counter() - started, 1), error=_one_line(f"{e}" if isinstance(e, XaimedError) else f"{type(e).__name__}: {e}"))
+        return replace(row, status="failed", seconds=round(time.perf_counter() - started, 1), error=_one_line(f"{e}" if isinstance(e, XaimedError) else f"{type(e).__name__}: {e}"),
+                       details=getattr(e, "details", "") or traceback.format_exc())
 
 # %% ../nbs/06_pipeline.ipynb #8a2d2a45
 MEASURES = ("auc", "accuracy", "ece")
@@ -398,7 +406,7 @@ def write_summary(
 ) -> None:
     "Write a batch's table as CSV and markdown, each whole or not at all."
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
+    writer = csv.DictWriter(text, [n for n in Row.__dataclass_fields__ if n != "details"], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows({k: "" if v is None else v for k, v in asdict(r).items()} for r in rows)
     with atomic_write(Path(folder) / "summary.csv") as beside: beside.write_text(text.getvalue(), encoding="utf-8")
