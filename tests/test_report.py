@@ -294,6 +294,57 @@ def test_import_brings_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**__import__("os").environ, "PYTHONPATH": str(Path(report.__file__).parent.parent)})
 
 
+def test_the_recipe_is_told_from_the_values_in_force(tmp_path, root):
+    plain = report.load_results(make_run(tmp_path / "a"))
+    assert "label smoothing 0.1" in plain.training.title and not plain.training.changed
+    many = report.load_results(make_run(tmp_path / "b", "multi-label"))
+    assert "no label smoothing" in many.training.title and many.training.settings["label_smoothing"] == 0
+    other = report.load_results(make_run(tmp_path / "c", **{"train.recipe": "medmnist", "train.epochs": 100, "train.lr": 0.5}))
+    assert other.training.changed == ["lr"] and "another learning rate" in report.training_section(other).data
+    assert all("size and recipe" not in r.why for r in other.published)
+    assert "another learning rate" in report.model_card(other) and "another learning rate" in report.title_section(other).data
+
+
+def test_card_counts_the_images_that_were_used(tmp_path):
+    card = report.model_card(report.load_results(make_run(tmp_path, **{"data.max_train": 64})))
+    assert "train 64 of 1,000, drawn by seed, val 100\n" in card
+
+
+def test_grad_cam_is_named_only_where_it_was_used(tmp_path):
+    options = make_run(tmp_path)
+    table = stage_dir(options, "explain") / "explanations.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if ",gradcam," not in line))
+    results = report.load_results(options)
+    assert "Grad-CAM" not in report.model_card(results) + report.model_section(results).data
+
+
+@pytest.mark.parametrize("dataset,said,unsaid", [("pathmnist", "recorded in the data file", "not known to xaimed"), ("synthetic", "drawn by a program", "recorded"), ("my_scans", "not known to xaimed", "recorded")])
+def test_what_is_known_of_the_people(tmp_path, dataset, said, unsaid):
+    results = report.load_results(make_run(tmp_path, dataset="pathmnist"))
+    results = results.model_copy(update={"dataset": results.dataset.model_copy(update={"name": dataset})})
+    text = report.model_card(results) + report.ethics_section(results).data
+    assert said in text and unsaid not in text
+
+
+def test_spread_of_other_data_sets_comes_from_the_table(tmp_path, monkeypatch):
+    results = report.load_results(make_run(tmp_path))
+    row = next(r for r in results.published if r.comparable)
+    assert "on 3 others the standard deviation was 0.008 to 0.011" in report.comparison_words(row, 0.9, 0)
+    monkeypatch.setattr(report, "_reference", lambda name: [{"metric": "auc", "sd": "0.5"}])
+    assert "0.500 to 0.500" in report.comparison_words(row, 0.9, 0)
+
+
+@pytest.mark.parametrize("split,which,said", [("train", "best", "was trained on these images"), ("val", "best", "chose the epoch"), ("val", "last", "was watched on these images")])
+def test_a_split_that_took_part_in_training_is_no_test(tmp_path, split, which, said):
+    options = make_run(tmp_path)
+    path = stage_dir(options, "eval") / "metrics.json"
+    write_json(path, {**read_json(path), "split": split, "checkpoint": {"which": which, "epoch": 8}})
+    results = report.load_results(options)
+    text = report.summary_section(results).data
+    assert text.count(said) == 2 and "no test" in text and said in report.model_card(results)
+    assert ("chose the epoch" in text) == (said == "chose the epoch") and "no part in training" not in text
+
+
 @pytest.mark.parametrize("task,width", [("multi-label", 390), ("multi-label", 1280), ("binary", 390)])
 def test_page_fits_the_screen(tmp_path, root, task, width):
     "In a real browser: nothing but the boxes made to scroll is wider than the screen."

@@ -6,18 +6,18 @@
 __all__ = ['FIGURES', 'SETTING_WORDS', 'METHOD_WORDS', 'HOW_TO_READ', 'GROUP_WORDS', 'Part', 'SplitCount', 'DataFile',
            'DatasetCard', 'Layer', 'ModelFacts', 'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'Metrics',
            'Failure', 'Explained', 'Published', 'StageRecord', 'Provenance', 'Results', 'schema_rows', 'without_paths',
-           'broken', 'mend', 'read_part', 'read_table', 'complaint', 'published_figures', 'published_spread',
-           'differences', 'native_side', 'network_name', 'compare_published', 'wilson_interval', 'comparison_words',
-           'load_results', 'train_settings', 'unlike_published', 'find_figures', 'find_provenance', 'number', 'table',
-           'Markup', 'escaped', 'is_number', 'image', 'figure', 'facts', 'linked', 'grid', 'note', 'fold', 'section',
-           'report_style', 'title_section', 'plural', 'tiles', 'task_words', 'summary_section', 'used',
-           'interval_words', 'warnings_of', 'dataset_section', 'hashed', 'counts_table', 'model_section',
-           'training_section', 'setting_words', 'metrics_section', 'published_section', 'confusion_section',
-           'reliability_section', 'label_words', 'sample_cards', 'sample_card', 'failures_section',
-           'explanations_section', 'ethics_words', 'ethics_section', 'provenance_section', 'own_seconds', 'flat',
-           'markdown_text', 'markdown_table', 'bullets', 'model_card', 'card_of_model', 'card_of_figures',
-           'card_of_limits', 'outside_resources', 'report_cells', 'first_line', 'with_contents', 'render_report',
-           'report_title', 'run_report']
+           'broken', 'mend', 'read_part', 'read_table', 'complaint', 'published_figures', 'published_spread', 'origin',
+           'setting_words', 'differences', 'changed_words', 'native_side', 'network_name', 'compare_published',
+           'wilson_interval', 'comparison_words', 'load_results', 'train_settings', 'recipe_words', 'unlike_published',
+           'find_figures', 'find_provenance', 'number', 'table', 'Markup', 'escaped', 'is_number', 'image', 'figure',
+           'facts', 'linked', 'grid', 'note', 'fold', 'section', 'report_style', 'title_section', 'plural', 'tiles',
+           'task_words', 'summary_section', 'used', 'has_gradcam', 'part_in_training', 'interval_words', 'warnings_of',
+           'dataset_section', 'hashed', 'counts_table', 'model_section', 'training_section', 'metrics_section',
+           'published_section', 'confusion_section', 'reliability_section', 'label_words', 'sample_cards',
+           'sample_card', 'failures_section', 'explanations_section', 'ethics_words', 'ethics_section',
+           'provenance_section', 'own_seconds', 'flat', 'markdown_text', 'markdown_table', 'bullets', 'model_card',
+           'card_of_model', 'card_of_figures', 'card_of_limits', 'outside_resources', 'report_cells', 'first_line',
+           'with_contents', 'render_report', 'report_title', 'run_report']
 
 # %% ../nbs/05_report.ipynb #b36a5ffc
 import base64, csv, html, math, re
@@ -111,7 +111,8 @@ class Epoch(Part):
 class Training(Part):
     "How the network was trained."
     recipe: str = Field(description="modern or medmnist")
-    title: str = Field("", description="The recipe in words")
+    title: str = Field("", description="The recipe in words, from the values in force")
+    changed: list[str] = Field([], description="Options that took the place of the recipe's own values")
     source: str = Field("", description="Where the recipe comes from")
     epochs: int = Field(description="Passes over the training images")
     settings: dict[str, Any] = Field({}, description="The values in force: the recipe's own, and the options that took their place")
@@ -337,12 +338,37 @@ def published_spread(
     return {row["model"]: row for row in _reference("spread.csv") if row["dataset"] == dataset}
 
 
+def origin(
+    card:DatasetCard, # The data set
+) -> Literal["synthetic", "published", "own"]:
+    "Tell images drawn by this package, a published data set, and the user's own data apart."
+    if card.name == "synthetic" or "xaimed.synthetic" in (card.source or ""): return "synthetic"
+    return "published" if published_figures(card.name) else "own"
+
+
+def _known_spreads() -> str:
+    "Say how large the spread between seeds is where it is known."
+    known = sorted(float(row["sd"]) for row in _reference("spread.csv") if row["metric"] == "auc")
+    return f"; on {len(known)} others the standard deviation was {known[0]:.3f} to {known[-1]:.3f}" if known else ""
+
+
 def _reference(name:str) -> list[dict[str, str]]:
     "Read a table that travels inside the package."
     import xaimed
     with open(Path(xaimed.__file__).parent / "reference" / name, newline="", encoding="utf-8") as f: return list(csv.DictReader(f))
 
 # %% ../nbs/05_report.ipynb #ea0c0798
+SETTING_WORDS = {"lr": "peak learning rate", "augment": "augmentation", "select": "best epoch by", "precision": "arithmetic", "grad_clip": "gradient clipping"}
+
+def setting_words(
+    value:Any, # A setting of the recipe
+) -> str:
+    "Write a setting as it is read."
+    if value is None: return ""
+    if isinstance(value, bool): return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, (int, float)) else {"val_loss": "lowest validation loss", "val_auc": "highest validation AUC", "adamw": "AdamW", "adam": "Adam"}.get(str(value), str(value).replace("_", " "))
+
+
 def differences(
     published:str,     # Model as published.csv names it
     model:ModelFacts,  # This run's network
@@ -362,6 +388,14 @@ def differences(
     started = model.pretrained or model.weights is not None
     if started != bool(plus): found.append("pretrained there, not here" if plus else "pretrained here, not there")
     return found
+
+
+def changed_words(
+    training:Training, # How this run was trained
+) -> str:              # Empty when the recipe's own values were used
+    "Name the values that took the place of the recipe's own."
+    words = {"lr": "learning rate", "augment": "choice of augmentation", "select": "choice of the epoch", "grad_clip": "gradient clipping"}
+    return f", but another {' and '.join(words.get(k, k.replace('_', ' ')) for k in training.changed)}" if training.changed else ""
 
 
 def native_side(
@@ -388,8 +422,8 @@ def compare_published(
     spread, rows, caveats = published_spread(card.name), [], list(caveats)
     for row in published_figures(card.name):
         different = differences(row["model"], model, native_side(card))
-        recipe = training.recipe + (f", {plural(training.epochs, 'epoch')}" if training.recipe == "medmnist" else "")
-        same_recipe = recipe == "medmnist, 100 epochs" and "pretrained" not in row["model"]
+        recipe = training.recipe + (f", {plural(training.epochs, 'epoch')}" if training.recipe == "medmnist" else "") + changed_words(training)
+        same_recipe = recipe == "medmnist, 100 epochs" and training.settings.get("batch_size", 128) == 128 and "pretrained" not in row["model"]
         if different is None: why = "another kind of model"
         elif different: why = "; ".join(different)
         elif caveats: why = "same network, but " + "; ".join(caveats)
@@ -418,7 +452,7 @@ def comparison_words(
     if auc is None or row.auc is None: return f"{row.model}: no AUC to compare."
     difference = auc - row.auc
     start = f"AUC {auc:.3f} here, {row.auc:.3f} published for {row.model}: a difference of {f'{difference:+.3f}'.replace('-', '−')}."
-    if row.spread is None: return f"{start} How far other seeds would land is not known for this data set; where it is, the standard deviation was 0.008 to 0.011."
+    if row.spread is None: return f"{start} How far other seeds would land is not known for this data set{_known_spreads()}."
     if abs(difference) <= row.spread: return f"{start} Seeds alone give a standard deviation of {row.spread:.3f}, so this says nothing about which is better."
     return f"{start} That is more than the standard deviation of {row.spread:.3f} between seeds, but this is one run (seed {seed}): repeat it with other seeds before calling it a difference."
 
@@ -432,7 +466,7 @@ def load_results(
     metrics = read_part(options, "eval", "metrics.json", Metrics)
     history = read_table(options, "train", "history.csv", Epoch)
     if not history: raise broken(options, "train", "history.csv", "has no epoch in it")
-    training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **train_settings(options))
+    training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **train_settings(options, card.task))
     results = Results(title=options.report.title or f"{card.title}: {network_name(model.name)} and its explanations", run=options.run, dataset=card, model=model, training=training, metrics=metrics,
         failures=read_table(options, "eval", "failure_gallery_selection.csv", Failure), explanations=read_table(options, "explain", "explanations.csv", Explained),
         published=compare_published(card, model, training, unlike_published(card, metrics)), figures=find_figures(options), provenance=find_provenance(options))
@@ -450,13 +484,27 @@ def _manifest(options:Options, stage:str) -> dict:
 
 def train_settings(
     options:Options, # The run
-) -> dict[str, Any]: # title, source, settings
+    task:str,        # Kind of label
+) -> dict[str, Any]: # title, source, settings, changed
     "Give the values that training used: what the train stage noted, else the options."
     facts = without_paths(_manifest(options, "train").get("facts", {}))
     used = facts.get("recipe") if isinstance(facts.get("recipe"), dict) else {}
     settings = {k: v for k, v in used.items() if k not in ("title", "source")} or {k: v for k, v in options.train.model_dump(mode="json").items() if k not in ("recipe", "epochs")}
     settings |= {"batch_size": options.data.batch_size, "precision": facts.get("precision", options.train.precision), "grad_clip": options.train.grad_clip}
-    return {"title": used.get("title", ""), "source": used.get("source", ""), "settings": settings}
+    if task == "multi-label": settings["label_smoothing"] = 0.0  # the loss of one label at a time takes none, whatever the recipe says
+    changed = [k for k in ("lr", "weight_decay", "label_smoothing", "augment", "select", "grad_clip") if getattr(options.train, k) is not None and not (k == "label_smoothing" and task == "multi-label")]
+    return {"title": recipe_words(settings), "source": used.get("source", ""), "settings": settings, "changed": changed}
+
+
+def recipe_words(
+    settings:dict[str, Any], # The values in force
+) -> str:                    # Empty when the optimizer is not known
+    "Put a recipe into words, from the values in force and not from its name."
+    if not settings.get("optimizer"): return ""
+    smoothing = settings.get("label_smoothing")
+    parts = [setting_words(settings["optimizer"]), {"one_cycle": "one-cycle learning rate", "milestones": "learning rate divided by 10 at half and at three quarters"}.get(settings.get("schedule"), ""),
+             f"label smoothing {smoothing:g}" if smoothing else "no label smoothing", "augmentation safe for the anatomy" if settings.get("augment") else "no augmentation"]
+    return ", ".join(p for p in parts if p)
 
 
 def unlike_published(
@@ -610,7 +658,7 @@ def title_section(
 ) -> HTML:
     "Name the report."
     d, m, t = results.dataset, results.model, results.training
-    line = f"{d.title}, {native_side(d)} × {native_side(d)} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
+    line = f"{d.title}, {native_side(d)} × {native_side(d)} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe{changed_words(t)}, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
     return section(f"<h1>{escaped(results.title)}</h1><p class='xr-sub'>{escaped(line)}</p>")
 
 
@@ -644,9 +692,8 @@ def summary_section(
     "Sum up the run in plain words, headline figures first."
     d, m, t, e = results.dataset, results.model, results.training, results.metrics
     start = f"started from the weights {m.weights or 'DEFAULT'}" if m.pretrained or m.weights else "started from random weights"
-    unseen = "that had no part in training" if e.split == "test" else f"of the {e.split} split"
-    trained = d.counts["train"].total if "train" in d.counts else 0
-    text = (f"A {network_name(m.name)} with {m.parameters / 1e6:.1f} million parameters, {start}, was trained for {plural(t.epochs, 'epoch')} with the {t.recipe} recipe (seed {results.provenance.seed}) on {plural(used(results, trained), 'image')} of {d.title} to {task_words(d)}. "
+    unseen = "that had no part in training" if e.split == "test" else f"of the {e.split} split ({part_in_training(e)})"
+    text = (f"A {network_name(m.name)} with {m.parameters / 1e6:.1f} million parameters, {start}, was trained for {plural(t.epochs, 'epoch')} with the {t.recipe} recipe{changed_words(t)} (seed {results.provenance.seed}) on {plural(used(results, 'train'), 'image')} of {d.title} to {task_words(d)}. "
             f"On {plural(e.n, 'image')} {unseen} it reached an AUC of {number(e.auc)} and an accuracy of {number(e.accuracy)}{interval_words(results)}. ")
     if e.ece is not None: text += f"Its confidence was off by {100 * e.ece:.1f} percentage points on average (expected calibration error {number(e.ece)}). "
     likes = [r for r in results.published if r.comparable]
@@ -655,10 +702,25 @@ def summary_section(
     return section(tiles(results), f"<p>{escaped(text.strip())}</p>", "".join(note(comparison_words(r, e.auc, results.provenance.seed)) for r in likes), warnings_of(results))
 
 
-def used(results:Results, total:int) -> int:
-    "Count the training images, given the option that limits them."
-    limit = results.provenance.options.get("data", {}).get("max_train")
+def used(results:Results, split:str) -> int:
+    "Count the images of a split that the run used, given the options that limit them."
+    total = results.dataset.counts[split].total if split in results.dataset.counts else 0
+    limit = results.provenance.options.get("data", {}).get("max_train" if split == "train" else "max_eval")
     return min(total, limit) if limit else total
+
+
+def has_gradcam(results:Results) -> bool:
+    "Say whether Grad-CAM is among the explanations of the run."
+    return any(e.method == "gradcam" for e in results.explanations)
+
+
+def part_in_training(
+    metrics:Metrics, # The figures
+) -> str:            # Empty for the test split
+    "Say what part the evaluated split had in training."
+    if metrics.split == "train": return "the network was trained on these images"
+    if metrics.split == "val": return "training was watched on these images" + ("" if metrics.checkpoint.which == "last" else ", and they chose the epoch that is evaluated")
+    return ""
 
 
 def interval_words(results:Results) -> str:
@@ -675,9 +737,10 @@ def warnings_of(
     "Say what a reader must know before quoting a figure of this report."
     d, m, found = results.dataset, results.metrics, []
     if d.file.official is False: found.append(f"The data file {d.file.name or ''} is not medmnist's own (its MD5 differs), so the images or their order may differ from the published data set.")
+    if part := part_in_training(m): found.append(f"These figures are of the {m.split} split: {part}. They are better than what new images would give, and are no test.")
     found += [f"Not the whole test split: {c}." for c in unlike_published(d, m)]
     if m.n < 500: found.append(f"{plural(m.n, 'image')} is a small sample: a few images more or less change the third decimal of every figure, and often the second.")
-    if min(results.model.cam_map_size) < 4: found.append(f"Grad-CAM reads a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
+    if has_gradcam(results) and min(results.model.cam_map_size) < 4: found.append(f"Grad-CAM reads a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
     if absent := [c.name for c in m.per_class if c.support == 0]: found.append(f"No image of {', '.join(absent)} in this split: figures averaged over classes leave it out.")
     return note(*found, warn=True) if found else ""
 
@@ -725,7 +788,7 @@ def model_section(
     stem = {"small": "small: 3×3 convolution, stride 1, no pooling; the resolution is kept", "imagenet": "imagenet: 7×7 convolution, stride 2, and pooling; the resolution is divided by 4"}.get(m.stem, m.stem)
     norm = "; ".join(f"{k} {', '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else v}" for k, v in m.normalise.items() if v is not None)
     said = facts([("Network", f"{network_name(m.name)} (He et al. 2016), {m.parameters:,} parameters"), ("Stem", stem), ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", str(m.num_classes)),
-                  ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")), ("Normalisation", norm), ("Grad-CAM reads", Markup(f"<code>{escaped(m.cam_layer)}</code>, a map of {size} cells; each cell stands for about {m.image_size / m.cam_map_size[0]:.0f} × {m.image_size / m.cam_map_size[1]:.0f} pixels"))])
+                  ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")), ("Normalisation", norm), ("Grad-CAM reads", Markup(f"<code>{escaped(m.cam_layer)}</code>, a map of {size} cells; each cell stands for about {m.image_size / m.cam_map_size[0]:.0f} × {m.image_size / m.cam_map_size[1]:.0f} pixels") if has_gradcam(results) else None)])
     layers = table([(y.name, y.type, " × ".join("?" if v is None else str(v) for v in y.output_shape or []), y.parameters) for y in m.layers], ["Layer", "Type", "Output", "Parameters"])
     return section(said, fold(f"The network, layer by layer ({len(m.layers)})", layers) if m.layers else "")
 
@@ -736,21 +799,11 @@ def training_section(
     "Show the recipe, the curves, and which epoch was kept."
     t, c = results.training, results.metrics.checkpoint
     kept = f"{c.which or 'best'}, epoch {c.epoch} of {len(t.history)}" if c.epoch is not None else c.which
-    said = facts([("Recipe", f"{t.recipe}: {t.title}" if t.title else t.recipe), ("From", t.source), ("Evaluated", kept)])
+    said = facts([("Recipe", f"{t.recipe}{changed_words(t)}" + (f": {t.title}" if t.title else "")), ("Published in", t.source), ("Evaluated", kept)])
     settings = grid([("epochs", str(t.epochs)), ("seed", str(results.provenance.seed)), *((SETTING_WORDS.get(k, k.replace("_", " ")), setting_words(v)) for k, v in t.settings.items())])
     rows = [(h.epoch, "–" if h.lr is None else f"{h.lr:.2e}", h.train_loss, h.train_accuracy, h.val_loss, h.val_accuracy, h.val_auc) for h in t.history]
     history = table(rows, ["Epoch", "Learning rate", "Train loss", "Train acc.", "Val. loss", "Val. acc.", "Val. AUC"], row_css=["xr-own" if h.epoch == c.epoch else "" for h in t.history])
     return section(said, settings, figure(results.path("curves"), "Loss and validation AUC by epoch", "Loss and validation AUC by epoch. Training loss that falls while validation loss rises means the network learns its training images by heart.", width=38), fold(f"The history, epoch by epoch ({len(t.history)})", history))
-
-SETTING_WORDS = {"lr": "peak learning rate", "augment": "augmentation", "select": "best epoch by", "precision": "arithmetic", "grad_clip": "gradient clipping"}
-
-def setting_words(
-    value:Any, # A setting of the recipe
-) -> str:
-    "Write a setting as it is read."
-    if value is None: return ""
-    if isinstance(value, bool): return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, (int, float)) else {"val_loss": "lowest validation loss", "val_auc": "highest validation AUC", "adamw": "AdamW", "adam": "Adam"}.get(str(value), str(value).replace("_", " "))
 
 # %% ../nbs/05_report.ipynb #2503fa8a
 def metrics_section(
@@ -775,7 +828,7 @@ def published_section(
 ) -> HTML:
     "Put the run beside the published figures, comparable ones first."
     m, rows = results.metrics, results.published
-    if not rows: return section(note(f"There are no published figures for {results.dataset.title}." + (" It was made by this package." if results.dataset.name.startswith("synthetic") else "")))
+    if not rows: return section(note(f"There are no published figures for {results.dataset.title}." + (" It was made by this package." if origin(results.dataset) == "synthetic" else "")))
     def value(v, verified:bool) -> Markup: return Markup(escaped(v) + ("" if verified else "<span class='xr-tag'>not verified</span>"))
     own = (f"this run, seed {results.provenance.seed}", m.medmnist.get("AUC", m.auc), m.medmnist.get("ACC", m.accuracy), "", "this report")
     body = [(r.model, value(r.auc, r.auc_verified), value(r.acc, r.acc_verified), Markup(("<b>yes</b>: " if r.comparable else "no: ") + escaped(r.why)), r.source) for r in rows]
@@ -874,8 +927,10 @@ def ethics_words(
     card:DatasetCard, # The data set
 ) -> list[str]:
     "Say what must not be done with the result, and what nobody knows about it."
-    people = ("The images are drawn by a program: no person is in them, and nothing here says how a network does on patients." if card.name.startswith("synthetic") else
-              "The images come from people; use them under their licence and cite their source. A data set from one or few places does not stand for all patients. Who was imaged is not recorded in it, so nobody can say from this report for whom the network works worse.")
+    few = "A data set from one or few places does not stand for all patients."
+    people = {"synthetic": "The images are drawn by a program: no person is in them, and nothing here says how a network does on patients.",
+              "published": f"The images come from people; use them under their licence and cite their source. {few} Who was imaged is not recorded in the data file, so nobody can say from this report for whom the network works worse.",
+              "own": f"Where the images come from and who was imaged is not known to xaimed: if they come from people, keep to the terms under which they were given. {few} This report cannot say for whom the network works worse."}[origin(card)]
     return ["For research only, not for diagnosis. " + people, "A network uses whatever tells its classes apart, a mark of the scanner or the border of the image included. Explanations are approximations: they help to find such mistakes and cannot prove that there are none."]
 
 
@@ -958,10 +1013,12 @@ def card_of_model(results:Results) -> list[str]:
     "What it is, what it is for, what changes its figures."
     d, m, t, p = results.dataset, results.model, results.training, results.provenance
     details = bullets([("Network", f"{network_name(m.name)}, {m.stem} stem, {m.parameters:,} parameters"), ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")),
-        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({', '.join(d.classes)})"), ("Recipe", f"{t.recipe}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
+        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({', '.join(d.classes)})"), ("Recipe", f"{t.recipe}{changed_words(t)}{f' ({t.title})' if t.title else ''}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
         ("Weights evaluated", f"{results.metrics.checkpoint.which or 'best'}, epoch {results.metrics.checkpoint.epoch}"), ("Made with", f"xaimed {p.versions.get('xaimed') or ''}".strip() + (f", commit {p.commit}" if p.commit else ""))])
     use = "Research and teaching: to study how a classifier of small medical images behaves and what explanation methods say about it.\n\nOut of scope: diagnosis, screening, triage, or any decision about a patient. It was not validated for clinical use and has no regulatory approval."
-    factors = f"Relevant: who was imaged, where, and on which device; none of that is recorded in the data set, so figures cannot be broken down by it. Evaluated: figures are broken down by {'label' if d.task == 'multi-label' else 'class'} only."
+    relevant = {"synthetic": "None of people, places or devices: the images are drawn by a program.", "published": "Relevant: who was imaged, where, and on which device; none of that is recorded in the data file, so figures cannot be broken down by it.",
+                "own": "Relevant: who was imaged, where, and on which device; that is not known to xaimed, so figures are not broken down by it."}[origin(d)]
+    factors = f"{relevant} Evaluated: figures are broken down by {'label' if d.task == 'multi-label' else 'class'} only."
     return ["## Model details", details, "## Intended use", use, "## Factors", factors]
 
 
@@ -969,9 +1026,10 @@ def card_of_figures(results:Results) -> list[str]:
     "How it is measured, on what, and what came out."
     d, m = results.dataset, results.metrics
     measures = "AUC (macro, one against the rest), accuracy, macro F1 and expected calibration error; a threshold of 0.5 for each label." if d.task == "multi-label" else "AUC (macro, one against the rest), accuracy, macro F1 and expected calibration error; the most probable class is the prediction."
-    data = bullets([("Data set", d.title), ("Split", f"{m.split}, {plural(m.n, 'image')}"), ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), ("File", d.file.name), ("MD5", d.file.md5),
+    data = bullets([("Data set", d.title), ("Split", f"{m.split}, {plural(m.n, 'image')}"), ("Part in training", part_in_training(m)), ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), ("File", d.file.name), ("MD5", d.file.md5),
         ("Official file", {True: "yes", False: "no, the MD5 differs from medmnist's", None: None}[d.file.official]), *(("Known defect", x) for x in d.known_defects)])
-    train = bullets([("Images", ", ".join(f"{k} {c.total:,}" for k, c in d.counts.items() if k != "test")), ("Use", "the train split for fitting, the val split for choosing the epoch; the test split for neither")])
+    images = ", ".join(f"{k} {used(results, k):,}" + (f" of {c.total:,}, drawn by seed" if used(results, k) < c.total else "") for k, c in d.counts.items() if k != "test")
+    train = bullets([("Images", images), ("Use", "the train split for fitting, the val split for choosing the best epoch; the test split for neither")])
     overall = markdown_table(["AUC", "Accuracy", "Macro F1", "ECE", "Images"], [[m.auc, m.accuracy, m.macro_f1, m.ece, m.n]])
     classes = markdown_table(["Label" if d.task == "multi-label" else "Class", "Precision", "Recall", "F1", "AUC", "Images"], [[c.name, c.precision, c.recall, c.f1, c.auc, c.support] for c in m.per_class])
     beside = " ".join(comparison_words(r, m.auc, results.provenance.seed) for r in results.published if r.comparable) or ("No published figure was made under the same conditions." if results.published else "There are no published figures for this data set.")
@@ -982,7 +1040,8 @@ def card_of_limits(results:Results) -> list[str]:
     "What may go wrong with it."
     ethics = "\n\n".join(ethics_words(results.dataset))
     cells = " × ".join(map(str, results.model.cam_map_size))
-    caveats = f"Explanations are approximations: they show what a method attributes the score to, not why a finding is there. Grad-CAM reads `{results.model.cam_layer}`, a map of {cells} cells.\n\nThis is one training run with one seed. Repeat it with other seeds before comparing it with anything, and on images from elsewhere before believing it."
+    reads = f" Grad-CAM reads `{results.model.cam_layer}`, a map of {cells} cells." if has_gradcam(results) else ""
+    caveats = f"Explanations are approximations: they show what a method attributes the score to, not why a finding is there.{reads}\n\nThis is one training run with one seed. Repeat it with other seeds before comparing it with anything, and on images from elsewhere before believing it."
     return ["## Ethical considerations", ethics, "## Caveats and recommendations", caveats]
 
 # %% ../nbs/05_report.ipynb #17751f84
