@@ -1,5 +1,6 @@
 "The pipeline: stand-in stages for its mechanism, and one run of the real six."
 import csv
+import fnmatch
 import json
 import logging
 import os
@@ -241,38 +242,49 @@ def test_batches_refuse_what_cannot_work(stand_ins):
 def smoke_run(tmp_path_factory):
     "The real six stages on the smoke config, in an empty folder, through the command line."
     folder = tmp_path_factory.mktemp("smoke")
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "xaimed.cli", "run", "--dataset", "synthetic"], cwd=folder, capture_output=True, text=True)
-    return folder, done, time.perf_counter() - started
+    return folder, subprocess.run([sys.executable, "-m", "xaimed.cli", "run", "--dataset", "synthetic"], cwd=folder, capture_output=True, text=True)
 
 
 FILES = {
     "data": ["card.json", "samples.png"], "models": ["model.json", "summary.txt"], "train": ["best.pt", "last.pt", "history.csv", "curves.png"],
     "eval": ["predictions.csv", "metrics.json", "confusion_matrix.png", "reliability.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png"],
-    "explain": ["attributions.npz", "explanations.csv"], "report": ["report.html", "results.json", "model_card.md"]}
+    "explain": ["sample_*_gradcam.png", "sample_*_integrated_gradients.png", "attributions.npz", "explanations.csv"], "report": ["report.html", "results.json", "model_card.md"]}
+
+
+def missing_files(folder, stage):
+    "The files a stage promises and has not left."
+    return [n for n in [*FILES[stage], "manifest.json", f"{NOTEBOOKS[stage]}.ipynb"] if not any(p.stat().st_size for p in (folder / "artifacts" / stage / "quick_smoke").glob(n))]
 
 
 def test_smoke_run_ends_with_its_report(smoke_run):
-    folder, done, seconds = smoke_run
+    folder, done = smoke_run
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "artifacts/report/quick_smoke/report.html" and (folder / done.stdout.splitlines()[-1]).stat().st_size > 50_000
     assert done.stderr == ""
-    for stage, files in FILES.items():
-        here = {p.name for p in (folder / "artifacts" / stage / "quick_smoke").iterdir()}
-        assert {*files, "manifest.json", f"{NOTEBOOKS[stage]}.ipynb"} <= here, stage
+    for stage in STAGES: assert not missing_files(folder, stage), stage
     assert json.loads((folder / "artifacts/eval/quick_smoke/metrics.json").read_text())["auc"] >= 0.95
-    assert seconds < 180 or os.getloadavg()[0] > 2 * os.cpu_count(), f"{seconds:.0f} s"
 
 
 def test_smoke_run_again_skips_everything(smoke_run):
-    folder, _, _ = smoke_run
+    folder, _ = smoke_run
     done = subprocess.run([sys.executable, "-m", "xaimed.cli", "report"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("skipped: unchanged") == 6, done.stdout + done.stderr
     assert "report.html" in done.stdout.split()
 
 
+@pytest.mark.parametrize("stage", ["train", "eval", "explain", "report"])
+def test_stage_commands_on_the_smoke_config_leave_their_files(stage, smoke_run):
+    "Named by its file, the config means the run that `--dataset synthetic` made: everything is current, and there."
+    folder, _ = smoke_run
+    done = subprocess.run([sys.executable, "-m", "xaimed.cli", "--config", "configs/experiments/quick_smoke.yaml", stage], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert done.stdout.count("skipped: unchanged") == STAGES.index(stage) + 1 and "made in" not in done.stdout, done.stdout
+    assert f"artifacts/{stage}/quick_smoke/" in done.stdout.splitlines()
+    assert not missing_files(folder, stage) and all(fnmatch.filter(done.stdout.split(), n) for n in FILES[stage])
+
+
 def test_executed_pages_are_whole_and_quiet(smoke_run):
-    folder, _, _ = smoke_run
+    folder, _ = smoke_run
     for stage in STAGES:
         page = nbformat.read(folder / "artifacts" / stage / "quick_smoke" / f"{NOTEBOOKS[stage]}.ipynb", as_version=4)
         pipeline._check_complete(page)
