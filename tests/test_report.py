@@ -285,8 +285,18 @@ def test_render_says_which_notebook_is_missing_or_broken(tmp_path):
 
 @pytest.mark.parametrize("text,found", [
     ("<a href='https://a.b'>x</a>", 0), ("<img alt='src=https://a.b' src='data:,'>", 0), ("<link rel=preload href=//f.g>", 1), ("<p style='background:url(x.png)'>", 1),
+    ("<svg><image href='https://a.b/x.png'/><a href='https://a.b'><use xlink:href='#g'/></a></svg>", 1), ("<input type=image src=x.png>", 1), ("<table background=x.png>", 1),
+    ("<img srcset='a.png 1x, b.png 2x'>", 2), ("<svg><rect fill='url(https://a.b#c)'/><rect fill='url(#c)'/></svg>", 1), ("<pre>&lt;img src=x.png&gt;</pre>", 0), ("<img src='&#104;ttps://a.b/x.png'>", 1),
     ("<style>@font-face{src:url('https://f.g')}</style>", 1), ("<iframe src='x'></iframe>", 1), ("<script>1</script>", 0)])
 def test_outside_resources(text, found): assert len(report.outside_resources(text)) == found
+
+
+@pytest.mark.parametrize("text,left", [
+    ("/home/u/My Scans/d.npz", "…/d.npz"), ("/home/u/My Scans (old), 2/d.npz", "…/d.npz"), ("read /home/Ada L/My  Scans (old)/d.npz twice", "read …/d.npz twice"), ("path:/home/u/d.npz", "path:…/d.npz"),
+    ("path=/home/u/d.npz", "path=…/d.npz"), ("see '/home/u/a, b/d e.npz'.", "see '…/d e.npz'."), ("C:\\Users\\Ada L\\d.npz", "…/d.npz"), ("path:C:\\Users\\u\\d.npz", "path:…/d.npz"),
+    ("file:///home/u/d.npz", "…/d.npz"), ("from file:///home/u/d.npz", "from …/d.npz"), ("~ada/w/a.pt", "…/a.pt"), ("\\\\host\\ada\\d.npz", "…/d.npz"), ("/srv/a/b or /srv/c/d", "…/b or …/d"), ("/home/u/data/", "…/data"),
+    ("https://medmnist.com/v2/", None), ("see https://zenodo.org/a/b and http://x.y/z", None), ("benign and/or normal / other", None), ("runs/my run/a", None), ("../data/x", None), ("1/2", None)])
+def test_no_piece_of_a_path_is_left(text, left): assert report.without_paths(text) == (left or text)
 
 
 def test_import_brings_no_torch(tmp_path):

@@ -22,6 +22,7 @@ __all__ = ['FIGURES', 'SETTING_WORDS', 'METHOD_WORDS', 'HOW_TO_READ', 'GROUP_WOR
 # %% ../nbs/05_report.ipynb #b36a5ffc
 import base64, csv, html, math, re
 from datetime import datetime, timedelta
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Iterable, Literal
 
@@ -245,7 +246,11 @@ def schema_rows(
     return rows
 
 # %% ../nbs/05_report.ipynb #062d8e37
-_ROOTED = re.compile(r"(?<![\w:/.~>-])(?:~|[A-Za-z]:)?[\\/](?:[^\s\\/:;,'\"()<>|]+[\\/])+([^\s\\/:;,'\"()<>|]*)|^(?:~|[A-Za-z]:)?[\\/](?:[^\\/]+[\\/])*([^\\/]+)[\\/]?$")
+_ROOT, _PART = r"(?:~[\w.-]*|[A-Za-z]:)?[\\/]", r"[^\s\\/:;,'\"<>|]+"  # where a rooted path starts; a word of one of its parts
+_ROOTED = re.compile(
+    rf"^(?:file:[\\/]{{2,3}}|[\\/]{{2}}|{_ROOT})(?!.*(?:\s[~\\/]|://))(?:[^\\/\n]+[\\/]+)*([^\\/\n]+)[\\/]?$"      # nothing but a path, whatever is in it
+    rf"|(['\"])(?:file:[\\/]{{2,3}}|{_ROOT})(?:[^\\/\n'\"]+[\\/]+)+([^\\/\n'\"]*)(?=\2)"                               # in quotes
+    rf"|(?<![\w/\\.~>-])(?:file:[\\/]{{2,3}}|(?!//){_ROOT})(?:{_PART}(?: +{_PART})*[\\/]+)+([^\s\\/:;,'\"()<>|]*)")    # inside a sentence; a folder's name may hold spaces
 
 def without_paths(
     value:Any, # Text, number, list or dict
@@ -254,7 +259,7 @@ def without_paths(
     if isinstance(value, dict): return {k: without_paths(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [without_paths(v) for v in value]
     if not isinstance(value, str): return value
-    return _ROOTED.sub(lambda m: "…/" + (m[1] or m[2] or ""), value)
+    return _ROOTED.sub(lambda m: (m[2] or "") + "…/" + (m[1] or m[3] or m[4] or ""), value)
 
 # %% ../nbs/05_report.ipynb #f9a47137
 def broken(
@@ -1049,11 +1054,35 @@ def outside_resources(
     page:str,       # HTML
 ) -> list[str]:     # Addresses that a browser would fetch to show the page
     "Find what an HTML page would load from outside itself."
-    found = re.findall(r"<(?:script|img|iframe|source|video|audio|embed|track)\b[^>]*?\s(?:src|srcset|poster)\s*=\s*['\"]?([^'\"\s>]+)", page, re.I)
-    found += re.findall(r"<link\b[^>]*?\shref\s*=\s*['\"]?([^'\"\s>]+)", page, re.I) + re.findall(r"<object\b[^>]*?\sdata\s*=\s*['\"]?([^'\"\s>]+)", page, re.I)
-    for style in re.findall(r"<style\b[^>]*>(.*?)</style>|\sstyle\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", page, re.I | re.S):
-        found += [u for s in style for pair in re.findall(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", s) for u in pair if u]
-    return [u for u in found if not u.startswith(("data:", "#"))]
+    seen = _Loads()
+    seen.feed(page)
+    seen.close()
+    return [u for u in seen.found if u and not u.lower().startswith(("data:", "#"))]
+
+
+class _Loads(HTMLParser):
+    "Collects the addresses that tags and styles load; a link to click on loads nothing."
+    def __init__(self):
+        super().__init__()
+        self.found, self.in_style = [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.in_style = tag == "style"
+        for name, value in attrs:
+            value = (value or "").strip()
+            if name in ("srcset", "imagesrcset"): self.found += [part.split()[0] for part in re.split(r",\s+", value) if part.strip()]
+            elif name in ("src", "poster", "background") or (name, tag) == ("data", "object"): self.found.append(value)
+            elif name in ("href", "xlink:href") and tag not in ("a", "area"): self.found.append(value)
+            elif name in ("style", "fill", "stroke", "filter", "mask", "clip-path"): self.styled(value)
+
+    def handle_endtag(self, tag): self.in_style = self.in_style and tag != "style"
+
+    def handle_data(self, data):
+        if self.in_style: self.styled(data)
+
+    def styled(self, css:str):
+        "Collect what a style loads."
+        self.found += [u.strip() for pair in re.findall(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)", css, re.I) for u in pair if u]
 
 # %% ../nbs/05_report.ipynb #f820bc19
 def report_cells(
