@@ -79,7 +79,7 @@ def test_all_stages_then_skip_then_missing_then_force(stand_ins, tmp_path):
 def test_a_failed_stage_names_cell_error_and_notebook(stand_ins, tmp_path):
     run_pipeline(**stand_ins, stages=("data",))
     result = (tmp_path / "out/data/tiny/manifest.json").read_bytes()
-    with pytest.raises(PipelineError) as caught: run_pipeline(**stand_ins, overrides={"seed": 13}, stages=("data",))
+    with pytest.raises(PipelineError) as caught: run_pipeline(**stand_ins, run="tiny", overrides={"seed": 13}, stages=("data",))
     text = str(caught.value)
     assert "stage data failed in 00_data.ipynb, cell [3]" in text and "ValueError: unlucky seed 13: expected another" in text and "\n" not in text
     assert "out/data/tiny.failed/00_data.ipynb" in text and (tmp_path / "out/data/tiny.failed/00_data.ipynb").is_file()
