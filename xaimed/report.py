@@ -7,17 +7,14 @@ __all__ = ['FIGURES', 'SETTING_WORDS', 'METHOD_WORDS', 'HOW_TO_READ', 'GROUP_WOR
            'DatasetCard', 'Layer', 'ModelFacts', 'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'Metrics',
            'Failure', 'Explained', 'Published', 'StageRecord', 'Provenance', 'Results', 'schema_rows', 'without_paths',
            'broken', 'mend', 'read_part', 'read_table', 'complaint', 'published_figures', 'published_spread', 'origin',
-           'setting_words', 'differences', 'changed_words', 'native_side', 'network_name', 'compare_published',
-           'wilson_interval', 'comparison_words', 'load_results', 'train_settings', 'recipe_words', 'unlike_published',
-           'find_figures', 'find_provenance', 'number', 'table', 'Markup', 'escaped', 'is_number', 'image', 'figure',
-           'facts', 'linked', 'grid', 'note', 'fold', 'section', 'report_style', 'title_section', 'plural', 'tiles',
-           'task_words', 'summary_section', 'used', 'has_gradcam', 'part_in_training', 'interval_words', 'warnings_of',
-           'dataset_section', 'hashed', 'counts_table', 'model_section', 'training_section', 'metrics_section',
+           'differences', 'network_name', 'compare_published', 'wilson_interval', 'comparison_words', 'load_results',
+           'unlike_published', 'number', 'table', 'Markup', 'escaped', 'image', 'figure', 'facts', 'linked', 'grid',
+           'note', 'fold', 'section', 'report_style', 'title_section', 'plural', 'tiles', 'summary_section', 'used',
+           'warnings_of', 'dataset_section', 'hashed', 'model_section', 'training_section', 'metrics_section',
            'published_section', 'confusion_section', 'reliability_section', 'label_words', 'sample_cards',
-           'sample_card', 'failures_section', 'explanations_section', 'ethics_words', 'ethics_section',
-           'provenance_section', 'own_seconds', 'flat', 'markdown_text', 'markdown_table', 'bullets', 'model_card',
-           'card_of_model', 'card_of_figures', 'card_of_limits', 'outside_resources', 'report_cells', 'first_line',
-           'with_contents', 'render_report', 'report_title', 'run_report']
+           'failures_section', 'explanations_section', 'ethics_words', 'ethics_section', 'provenance_section', 'flat',
+           'markdown_text', 'bullets', 'model_card', 'outside_resources', 'report_cells', 'render_report',
+           'report_title', 'run_report']
 
 # %% ../nbs/05_report.ipynb #b36a5ffc
 import base64, csv, html, math, re
@@ -365,7 +362,7 @@ def _reference(name:str) -> list[dict[str, str]]:
 # %% ../nbs/05_report.ipynb #ea0c0798
 SETTING_WORDS = {"lr": "peak learning rate", "augment": "augmentation", "select": "best epoch by", "precision": "arithmetic", "grad_clip": "gradient clipping"}
 
-def setting_words(
+def _setting_words(
     value:Any, # A setting of the recipe
 ) -> str:
     "Write a setting as it is read."
@@ -395,7 +392,7 @@ def differences(
     return found
 
 
-def changed_words(
+def _changed_words(
     training:Training, # How this run was trained
 ) -> str:              # Empty when the recipe's own values were used
     "Name the values that took the place of the recipe's own."
@@ -403,7 +400,7 @@ def changed_words(
     return f", but another {' and '.join(words.get(k, k.replace('_', ' ')) for k in training.changed)}" if training.changed else ""
 
 
-def native_side(
+def _native_side(
     card:DatasetCard, # The data set
 ) -> int:             # Pixels
     "Give the side of the images in the data file, before anything is resized."
@@ -426,8 +423,8 @@ def compare_published(
     "Put the published figures in order: comparable ones first, each with the reason."
     spread, rows, caveats = published_spread(card.name), [], list(caveats)
     for row in published_figures(card.name):
-        different = differences(row["model"], model, native_side(card))
-        recipe = training.recipe + (f", {plural(training.epochs, 'epoch')}" if training.recipe == "medmnist" else "") + changed_words(training)
+        different = differences(row["model"], model, _native_side(card))
+        recipe = training.recipe + (f", {plural(training.epochs, 'epoch')}" if training.recipe == "medmnist" else "") + _changed_words(training)
         same_recipe = recipe == "medmnist, 100 epochs" and training.settings.get("batch_size", 128) == 128 and "pretrained" not in row["model"]
         if different is None: why = "another kind of model"
         elif different: why = "; ".join(different)
@@ -471,10 +468,10 @@ def load_results(
     metrics = read_part(options, "eval", "metrics.json", Metrics)
     history = read_table(options, "train", "history.csv", Epoch)
     if not history: raise broken(options, "train", "history.csv", "has no epoch in it")
-    training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **train_settings(options, card.task))
+    training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **_train_settings(options, card.task))
     results = Results(title=options.report.title or f"{card.title}: {network_name(model.name)} and its explanations", run=options.run, dataset=card, model=model, training=training, metrics=metrics,
         failures=read_table(options, "eval", "failure_gallery_selection.csv", Failure), explanations=read_table(options, "explain", "explanations.csv", Explained),
-        published=compare_published(card, model, training, unlike_published(card, metrics)), figures=find_figures(options), provenance=find_provenance(options))
+        published=compare_published(card, model, training, unlike_published(card, metrics)), figures=_find_figures(options), provenance=_find_provenance(options))
     results._folder = stage_dir(options, "data").parent.parent
     return results
 
@@ -487,7 +484,7 @@ def _manifest(options:Options, stage:str) -> dict:
     return found
 
 
-def train_settings(
+def _train_settings(
     options:Options, # The run
     task:str,        # Kind of label
 ) -> dict[str, Any]: # title, source, settings, changed
@@ -498,16 +495,16 @@ def train_settings(
     settings |= {"batch_size": options.data.batch_size, "precision": facts.get("precision", options.train.precision), "grad_clip": options.train.grad_clip}
     if task == "multi-label": settings["label_smoothing"] = 0.0  # the loss of one label at a time takes none, whatever the recipe says
     changed = [k for k in ("lr", "weight_decay", "label_smoothing", "augment", "select", "grad_clip") if getattr(options.train, k) is not None and not (k == "label_smoothing" and task == "multi-label")]
-    return {"title": recipe_words(settings), "source": used.get("source", ""), "settings": settings, "changed": changed}
+    return {"title": _recipe_words(settings), "source": used.get("source", ""), "settings": settings, "changed": changed}
 
 
-def recipe_words(
+def _recipe_words(
     settings:dict[str, Any], # The values in force
 ) -> str:                    # Empty when the optimizer is not known
     "Put a recipe into words, from the values in force and not from its name."
     if not settings.get("optimizer"): return ""
     smoothing = settings.get("label_smoothing")
-    parts = [setting_words(settings["optimizer"]), {"one_cycle": "one-cycle learning rate", "milestones": "learning rate divided by 10 at half and at three quarters"}.get(settings.get("schedule"), ""),
+    parts = [_setting_words(settings["optimizer"]), {"one_cycle": "one-cycle learning rate", "milestones": "learning rate divided by 10 at half and at three quarters"}.get(settings.get("schedule"), ""),
              f"label smoothing {smoothing:g}" if smoothing else "no label smoothing", "augmentation safe for the anatomy" if settings.get("augment") else "no augmentation"]
     return ", ".join(p for p in parts if p)
 
@@ -523,7 +520,7 @@ def unlike_published(
     return found
 
 
-def find_figures(
+def _find_figures(
     options:Options, # The run
 ) -> dict[str, str]: # Name to path below the artifacts folder
     "Find the figures that the stages drew; the galleries are not drawn when they are empty."
@@ -534,7 +531,7 @@ def find_figures(
     return found
 
 
-def find_provenance(
+def _find_provenance(
     options:Options, # The run
 ) -> Provenance:
     "Collect what the manifests say about versions, times and memory."
@@ -563,7 +560,7 @@ def table(
 ) -> str:                    # HTML; a wide table scrolls within its own box
     "Make a table: texts escaped, figures right-aligned, the first cell of a row its heading."
     rows, classes = [list(r) for r in rows], list(row_css)
-    numeric = [all(is_number(r[i]) for r in rows) for i in range(len(rows[0]))] if rows else []
+    numeric = [all(_is_number(r[i]) for r in rows) for i in range(len(rows[0]))] if rows else []
     def cell(i:int, value) -> str:
         tag = "th scope='row'" if i == 0 else "td"
         css = " class=num" if numeric[i] else " class=long" if len(str(value)) > 40 else ""
@@ -585,7 +582,7 @@ def escaped(value:Any) -> str:
     return html.escape(number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) or value is None else str(value))
 
 
-def is_number(value:Any) -> bool:
+def _is_number(value:Any) -> bool:
     "Say whether a cell belongs on the right: a figure, or a text that begins with one."
     text = re.sub(r"<[^>]*>.*", "", str(value)) if isinstance(value, Markup) else str(value)
     return value is None or isinstance(value, (int, float)) or bool(re.fullmatch(r"[+−-]?[\d.,]+( ?%| to [\d.]+)?( ?\(.*\))?|–", text.strip()))
@@ -663,7 +660,7 @@ def title_section(
 ) -> HTML:
     "Name the report."
     d, m, t = results.dataset, results.model, results.training
-    line = f"{d.title}, {native_side(d)} × {native_side(d)} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe{changed_words(t)}, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
+    line = f"{d.title}, {_native_side(d)} × {_native_side(d)} pixels · {network_name(m.name)}, {m.stem} stem · {t.recipe} recipe{_changed_words(t)}, {plural(t.epochs, 'epoch')} · seed {results.provenance.seed}"
     return section(f"<h1>{escaped(results.title)}</h1><p class='xr-sub'>{escaped(line)}</p>")
 
 
@@ -682,7 +679,7 @@ def tiles(
     return "<div class='xr-tiles'>" + "".join(f"<div class='xr-tile'><b>{escaped(v)}</b><span>{escaped(k)}</span></div>" for v, k in shown) + "</div>"
 
 # %% ../nbs/05_report.ipynb #50eb930a
-def task_words(
+def _task_words(
     card:DatasetCard, # The data set
 ) -> str:
     "Say what the network has to tell apart."
@@ -697,9 +694,9 @@ def summary_section(
     "Sum up the run in plain words, headline figures first."
     d, m, t, e = results.dataset, results.model, results.training, results.metrics
     start = f"started from the weights {m.weights or 'DEFAULT'}" if m.pretrained or m.weights else "started from random weights"
-    unseen = "that had no part in training" if e.split == "test" else f"of the {e.split} split ({part_in_training(e)})"
-    text = (f"A {network_name(m.name)} with {m.parameters / 1e6:.1f} million parameters, {start}, was trained for {plural(t.epochs, 'epoch')} with the {t.recipe} recipe{changed_words(t)} (seed {results.provenance.seed}) on {plural(used(results, 'train'), 'image')} of {d.title} to {task_words(d)}. "
-            f"On {plural(e.n, 'image')} {unseen} it reached an AUC of {number(e.auc)} and an accuracy of {number(e.accuracy)}{interval_words(results)}. ")
+    unseen = "that had no part in training" if e.split == "test" else f"of the {e.split} split ({_part_in_training(e)})"
+    text = (f"A {network_name(m.name)} with {m.parameters / 1e6:.1f} million parameters, {start}, was trained for {plural(t.epochs, 'epoch')} with the {t.recipe} recipe{_changed_words(t)} (seed {results.provenance.seed}) on {plural(used(results, 'train'), 'image')} of {d.title} to {_task_words(d)}. "
+            f"On {plural(e.n, 'image')} {unseen} it reached an AUC of {number(e.auc)} and an accuracy of {number(e.accuracy)}{_interval_words(results)}. ")
     if e.ece is not None: text += f"Its confidence was off by {100 * e.ece:.1f} percentage points on average (expected calibration error {number(e.ece)}). "
     likes = [r for r in results.published if r.comparable]
     if not results.published: text += "No published figures exist for this data set."
@@ -714,12 +711,12 @@ def used(results:Results, split:str) -> int:
     return min(total, limit) if limit else total
 
 
-def has_gradcam(results:Results) -> bool:
+def _has_gradcam(results:Results) -> bool:
     "Say whether Grad-CAM is among the explanations of the run."
     return any(e.method == "gradcam" for e in results.explanations)
 
 
-def part_in_training(
+def _part_in_training(
     metrics:Metrics, # The figures
 ) -> str:            # Empty for the test split
     "Say what part the evaluated split had in training."
@@ -728,7 +725,7 @@ def part_in_training(
     return ""
 
 
-def interval_words(results:Results) -> str:
+def _interval_words(results:Results) -> str:
     "Give the 95 % interval of the accuracy, where images are independent and have one label."
     m = results.metrics
     if results.dataset.task == "multi-label" or m.accuracy is None: return ""
@@ -742,10 +739,10 @@ def warnings_of(
     "Say what a reader must know before quoting a figure of this report."
     d, m, found = results.dataset, results.metrics, []
     if d.file.official is False: found.append(f"The data file {d.file.name or ''} is not medmnist's own (its MD5 differs), so the images or their order may differ from the published data set.")
-    if part := part_in_training(m): found.append(f"These figures are of the {m.split} split: {part}. They are better than what new images would give, and are no test.")
+    if part := _part_in_training(m): found.append(f"These figures are of the {m.split} split: {part}. They are better than what new images would give, and are no test.")
     found += [f"Not the whole test split: {c}." for c in unlike_published(d, m)]
     if m.n < 500: found.append(f"{plural(m.n, 'image')} is a small sample: a few images more or less change the third decimal of every figure, and often the second.")
-    if has_gradcam(results) and min(results.model.cam_map_size) < 4: found.append(f"Grad-CAM reads a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
+    if _has_gradcam(results) and min(results.model.cam_map_size) < 4: found.append(f"Grad-CAM reads a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
     if absent := [c.name for c in m.per_class if c.support == 0]: found.append(f"No image of {', '.join(absent)} in this split: figures averaged over classes leave it out.")
     return note(*found, warn=True) if found else ""
 
@@ -757,13 +754,13 @@ def dataset_section(
     d = results.dataset
     official = {True: "yes, the MD5 is medmnist's own", False: "no, the MD5 differs from medmnist's", None: "nothing official to compare with"}[d.file.official]
     file = [("File", f"{d.file.name}, {plural(d.file.bytes, 'byte')}" if d.file.name and d.file.bytes is not None else d.file.name), ("Official file", official), ("MD5", hashed(d.file.md5)), ("SHA-256", hashed(d.file.sha256))]
-    side, given = native_side(d), results.model.image_size
+    side, given = _native_side(d), results.model.image_size
     shape = " × ".join([str(side)] * d.ndim) + f" {'voxels' if d.ndim == 3 else 'pixels'}, {'gray' if d.channels == 1 else 'colour'}" + (f"; the network is given {given} × {given}" if given != side else "")
     masks = "yes: where the finding lies is known, so an explanation can be checked against it" if d.masks else "none: nobody marked where the findings lie, so an explanation cannot be checked against the truth"
     said = facts([("Description", d.description), ("Task", f"{d.task}, {len(d.classes)} {'labels' if d.task == 'multi-label' else 'classes'}"), ("Images", shape), ("Masks", masks),
                   ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), *file])
     defects = "<p>Known defects of this data set:</p><ul>" + "".join(f"<li>{escaped(x)}</li>" for x in d.known_defects) + "</ul>" if d.known_defects else "<p>No defects of this data set are on record here.</p>"
-    return section(said, counts_table(d), defects, figure(results.path("samples"), f"Sample images of {d.title} with their labels", f"Sample images of {d.title}." + (" An outline is the mask of the finding." if d.masks else ""), width=46))
+    return section(said, _counts_table(d), defects, figure(results.path("samples"), f"Sample images of {d.title} with their labels", f"Sample images of {d.title}." + (" An outline is the mask of the finding." if d.masks else ""), width=46))
 
 
 def hashed(
@@ -773,7 +770,7 @@ def hashed(
     return Markup(f"<code>{escaped(digest)}</code>") if digest else None
 
 
-def counts_table(
+def _counts_table(
     card:DatasetCard, # The data set
 ) -> str:
     "Count the images per class and split, with each class's share."
@@ -793,7 +790,7 @@ def model_section(
     stem = {"small": "small: 3×3 convolution, stride 1, no pooling; the resolution is kept", "imagenet": "imagenet: 7×7 convolution, stride 2, and pooling; the resolution is divided by 4"}.get(m.stem, m.stem)
     norm = "; ".join(f"{k} {', '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in v) if isinstance(v, list) else v}" for k, v in m.normalise.items() if v is not None)
     said = facts([("Network", f"{network_name(m.name)} (He et al. 2016), {m.parameters:,} parameters"), ("Stem", stem), ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", str(m.num_classes)),
-                  ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")), ("Normalisation", norm), ("Grad-CAM reads", Markup(f"<code>{escaped(m.cam_layer)}</code>, a map of {size} cells; each cell stands for about {m.image_size / m.cam_map_size[0]:.0f} × {m.image_size / m.cam_map_size[1]:.0f} pixels") if has_gradcam(results) else None)])
+                  ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")), ("Normalisation", norm), ("Grad-CAM reads", Markup(f"<code>{escaped(m.cam_layer)}</code>, a map of {size} cells; each cell stands for about {m.image_size / m.cam_map_size[0]:.0f} × {m.image_size / m.cam_map_size[1]:.0f} pixels") if _has_gradcam(results) else None)])
     layers = table([(y.name, y.type, " × ".join("?" if v is None else str(v) for v in y.output_shape or []), y.parameters) for y in m.layers], ["Layer", "Type", "Output", "Parameters"])
     return section(said, fold(f"The network, layer by layer ({len(m.layers)})", layers) if m.layers else "")
 
@@ -804,8 +801,8 @@ def training_section(
     "Show the recipe, the curves, and which epoch was kept."
     t, c = results.training, results.metrics.checkpoint
     kept = f"{c.which or 'best'}, epoch {c.epoch} of {len(t.history)}" if c.epoch is not None else c.which
-    said = facts([("Recipe", f"{t.recipe}{changed_words(t)}" + (f": {t.title}" if t.title else "")), ("Published in", t.source), ("Evaluated", kept)])
-    settings = grid([("epochs", str(t.epochs)), ("seed", str(results.provenance.seed)), *((SETTING_WORDS.get(k, k.replace("_", " ")), setting_words(v)) for k, v in t.settings.items())])
+    said = facts([("Recipe", f"{t.recipe}{_changed_words(t)}" + (f": {t.title}" if t.title else "")), ("Published in", t.source), ("Evaluated", kept)])
+    settings = grid([("epochs", str(t.epochs)), ("seed", str(results.provenance.seed)), *((SETTING_WORDS.get(k, k.replace("_", " ")), _setting_words(v)) for k, v in t.settings.items())])
     rows = [(h.epoch, "–" if h.lr is None else f"{h.lr:.2e}", h.train_loss, h.train_accuracy, h.val_loss, h.val_accuracy, h.val_auc) for h in t.history]
     history = table(rows, ["Epoch", "Learning rate", "Train loss", "Train acc.", "Val. loss", "Val. acc.", "Val. AUC"], row_css=["xr-own" if h.epoch == c.epoch else "" for h in t.history])
     return section(said, settings, figure(results.path("curves"), "Loss and validation AUC by epoch", "Loss and validation AUC by epoch. Training loss that falls while validation loss rises means the network learns its training images by heart.", width=38), fold(f"The history, epoch by epoch ({len(t.history)})", history))
@@ -816,7 +813,7 @@ def metrics_section(
 ) -> HTML:
     "Show the figures over all and class by class."
     m, many = results.metrics, results.dataset.task == "multi-label"
-    low_high = interval_words(results).strip(" ()").removeprefix("95 % interval ") or "–"
+    low_high = _interval_words(results).strip(" ()").removeprefix("95 % interval ") or "–"
     own = {k.upper(): v for k, v in m.medmnist.items()}
     overall = table([("AUC", m.auc, "–", own.get("AUC")), ("Accuracy", m.accuracy, low_high, own.get("ACC")), ("Macro F1", m.macro_f1, "–", None), ("ECE", m.ece, "–", None)],
         ["Figure", "Value", "95 % interval", "By medmnist"], caption=f"Over all {plural(m.n, 'image')} of the {m.split} split. The last column is medmnist's own Evaluator on the same scores.")
@@ -884,10 +881,10 @@ def sample_cards(
     samples = {}
     for e in results.explanations:
         if e.group == group: samples.setdefault(e.index, []).append(e)
-    return "<div class='xr-samples'>" + "".join(sample_card(results, rows) for rows in samples.values()) + "</div>" if samples else ""
+    return "<div class='xr-samples'>" + "".join(_sample_card(results, rows) for rows in samples.values()) + "</div>" if samples else ""
 
 
-def sample_card(
+def _sample_card(
     results:Results,       # The run
     rows:list[Explained],  # The same image, one row a method
 ) -> str:
@@ -952,7 +949,7 @@ def provenance_section(
     "Show versions, commit, seed, device, data hash, times and memory."
     p, f = results.provenance, results.dataset.file
     said = facts([("Run", results.run), ("Seed", str(p.seed)), ("Device", p.device), ("Machine", p.platform), ("xaimed commit", p.commit), ("Data file", f.name), ("Data MD5", hashed(f.md5)), ("Data SHA-256", hashed(f.sha256))])
-    own = own_seconds(p.stages)
+    own = _own_seconds(p.stages)
     stages = table([*((s.stage, (s.started or "–").replace("T", " ")[:16], number(t, 1), number(s.peak_memory_mb, 0), s.device or "–") for s, t in zip(p.stages, own)), ("all", "–", number(float(sum(t or 0 for t in own)), 1), "–", "–")],
         ["Stage", "Started (UTC)", "Seconds", "Peak memory, MB", "Device"], caption="Wall time and memory of each stage, the stages it had to make first not counted. Memory is the largest of the process that ran it; stages run in one process share theirs. A stage that was kept shows the run that made it.", row_css=[""] * len(p.stages) + ["xr-own"])
     versions = table([(k, v or "–") for k, v in p.versions.items()], ["Package", "Version"])
@@ -960,7 +957,7 @@ def provenance_section(
     return section(said, stages, fold("Package versions", versions), fold("Every option of the run", chosen))
 
 
-def own_seconds(
+def _own_seconds(
     stages:list[StageRecord], # In their order
 ) -> list[float|None]:        # Wall time of each without that of the stages it had to make first
     "Take from a stage's wall time what earlier stages took within it; starts are known to a second."
@@ -993,7 +990,7 @@ def markdown_text(
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(value).split()))
 
 
-def markdown_table(
+def _markdown_table(
     columns:list[str],       # Headings
     rows:Iterable[Iterable], # One list of cells a row
 ) -> str:
@@ -1011,14 +1008,14 @@ def model_card(
     results:Results, # The run
 ) -> str:            # Markdown
     "Write the model card (Mitchell et al. 2019)."
-    return "\n\n".join([f"# Model card: {markdown_text(results.title)}", *card_of_model(results), *card_of_figures(results), *card_of_limits(results)]) + "\n"
+    return "\n\n".join([f"# Model card: {markdown_text(results.title)}", *_card_of_model(results), *_card_of_figures(results), *_card_of_limits(results)]) + "\n"
 
 
-def card_of_model(results:Results) -> list[str]:
+def _card_of_model(results:Results) -> list[str]:
     "What it is, what it is for, what changes its figures."
     d, m, t, p = results.dataset, results.model, results.training, results.provenance
     details = bullets([("Network", f"{network_name(m.name)}, {m.stem} stem, {m.parameters:,} parameters"), ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")),
-        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({', '.join(d.classes)})"), ("Recipe", f"{t.recipe}{changed_words(t)}{f' ({t.title})' if t.title else ''}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
+        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({', '.join(d.classes)})"), ("Recipe", f"{t.recipe}{_changed_words(t)}{f' ({t.title})' if t.title else ''}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
         ("Weights evaluated", f"{results.metrics.checkpoint.which or 'best'}, epoch {results.metrics.checkpoint.epoch}"), ("Made with", f"xaimed {p.versions.get('xaimed') or ''}".strip() + (f", commit {p.commit}" if p.commit else ""))])
     use = "Research and teaching: to study how a classifier of small medical images behaves and what explanation methods say about it.\n\nOut of scope: diagnosis, screening, triage, or any decision about a patient. It was not validated for clinical use and has no regulatory approval."
     relevant = {"synthetic": "None of people, places or devices: the images are drawn by a program.", "published": "Relevant: who was imaged, where, and on which device; none of that is recorded in the data file, so figures cannot be broken down by it.",
@@ -1027,25 +1024,25 @@ def card_of_model(results:Results) -> list[str]:
     return ["## Model details", details, "## Intended use", use, "## Factors", factors]
 
 
-def card_of_figures(results:Results) -> list[str]:
+def _card_of_figures(results:Results) -> list[str]:
     "How it is measured, on what, and what came out."
     d, m = results.dataset, results.metrics
     measures = "AUC (macro, one against the rest), accuracy, macro F1 and expected calibration error; a threshold of 0.5 for each label." if d.task == "multi-label" else "AUC (macro, one against the rest), accuracy, macro F1 and expected calibration error; the most probable class is the prediction."
-    data = bullets([("Data set", d.title), ("Split", f"{m.split}, {plural(m.n, 'image')}"), ("Part in training", part_in_training(m)), ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), ("File", d.file.name), ("MD5", d.file.md5),
+    data = bullets([("Data set", d.title), ("Split", f"{m.split}, {plural(m.n, 'image')}"), ("Part in training", _part_in_training(m)), ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), ("File", d.file.name), ("MD5", d.file.md5),
         ("Official file", {True: "yes", False: "no, the MD5 differs from medmnist's", None: None}[d.file.official]), *(("Known defect", x) for x in d.known_defects)])
     images = ", ".join(f"{k} {used(results, k):,}" + (f" of {c.total:,}, drawn by seed" if used(results, k) < c.total else "") for k, c in d.counts.items() if k != "test")
     train = bullets([("Images", images), ("Use", "the train split for fitting, the val split for choosing the best epoch; the test split for neither")])
-    overall = markdown_table(["AUC", "Accuracy", "Macro F1", "ECE", "Images"], [[m.auc, m.accuracy, m.macro_f1, m.ece, m.n]])
-    classes = markdown_table(["Label" if d.task == "multi-label" else "Class", "Precision", "Recall", "F1", "AUC", "Images"], [[c.name, c.precision, c.recall, c.f1, c.auc, c.support] for c in m.per_class])
+    overall = _markdown_table(["AUC", "Accuracy", "Macro F1", "ECE", "Images"], [[m.auc, m.accuracy, m.macro_f1, m.ece, m.n]])
+    classes = _markdown_table(["Label" if d.task == "multi-label" else "Class", "Precision", "Recall", "F1", "AUC", "Images"], [[c.name, c.precision, c.recall, c.f1, c.auc, c.support] for c in m.per_class])
     beside = " ".join(comparison_words(r, m.auc, results.provenance.seed) for r in results.published if r.comparable) or ("No published figure was made under the same conditions." if results.published else "There are no published figures for this data set.")
-    return ["## Metrics", measures + interval_words(results).replace(" (95", " Accuracy: 95").rstrip(")") + ".", "## Evaluation data", data, "## Training data", train, "## Quantitative analyses", overall, classes, markdown_text(beside)]
+    return ["## Metrics", measures + _interval_words(results).replace(" (95", " Accuracy: 95").rstrip(")") + ".", "## Evaluation data", data, "## Training data", train, "## Quantitative analyses", overall, classes, markdown_text(beside)]
 
 
-def card_of_limits(results:Results) -> list[str]:
+def _card_of_limits(results:Results) -> list[str]:
     "What may go wrong with it."
     ethics = "\n\n".join(ethics_words(results.dataset))
     cells = " × ".join(map(str, results.model.cam_map_size))
-    reads = f" Grad-CAM reads `{results.model.cam_layer}`, a map of {cells} cells." if has_gradcam(results) else ""
+    reads = f" Grad-CAM reads `{results.model.cam_layer}`, a map of {cells} cells." if _has_gradcam(results) else ""
     caveats = f"Explanations are approximations: they show what a method attributes the score to, not why a finding is there.{reads}\n\nThis is one training run with one seed. Repeat it with other seeds before comparing it with anything, and on images from elsewhere before believing it."
     return ["## Ethical considerations", ethics, "## Caveats and recommendations", caveats]
 
@@ -1094,18 +1091,18 @@ def report_cells(
     if not kept: raise XaimedError(f"{name} has no cell with the tag 'report': is it the executed report notebook (05_report.ipynb)?")
     for c in kept:
         if c.cell_type == "markdown": c.source = re.sub(r"^#(#+ )", r"\1", c.source, flags=re.M)
-        elif any(o.output_type == "error" for o in c.outputs): raise XaimedError(f"{name}: the cell {first_line(c)!r} failed: mend that and execute the notebook again")
-        elif not c.outputs: raise XaimedError(f"{name}: the cell {first_line(c)!r} has no output: execute the notebook first")
+        elif any(o.output_type == "error" for o in c.outputs): raise XaimedError(f"{name}: the cell {_first_line(c)!r} failed: mend that and execute the notebook again")
+        elif not c.outputs: raise XaimedError(f"{name}: the cell {_first_line(c)!r} has no output: execute the notebook first")
     notebook.cells = kept
     return notebook
 
 
-def first_line(cell) -> str:
+def _first_line(cell) -> str:
     "Give the first line of a cell that is code."
     return next((line for line in cell.source.splitlines() if line.strip() and not line.startswith("#")), "")
 
 
-def with_contents(
+def _with_contents(
     page:str, # HTML
 ) -> str:     # Each heading with an id, the list of them at <!-- contents -->
     "Give each heading an id, and list them."
@@ -1136,7 +1133,7 @@ def render_report(
     notebook = report_cells(notebook, source.name)
     exporter = HTMLExporter(template_file=str(Path(xaimed.__file__).parent / "templates" / "report.html.j2"), exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
     page, _ = exporter.from_notebook_node(notebook, resources={"report": {"title": report_title(notebook), "css": _template("report.css") + _template("components.css")}})
-    page = with_contents(page)
+    page = _with_contents(page)
     if outside := outside_resources(page): raise XaimedError(f"the report would load {outside[0][:80]} from outside: pictures and styles must be inside the page")
     with atomic_write(html_path) as beside: beside.write_text(page, encoding="utf-8")
     return Path(html_path)
