@@ -219,7 +219,9 @@ def _reason(error) -> str:
     "A network error in a few words."
     response = getattr(error, "response", None)
     if response is not None: return f"the server answered {response.status_code} {response.reason}"
-    return f"{type(error).__name__} ({str(error)[:160]})"
+    known = {"NameResolution": "its name is not found; is there a network", "refused": "the connection is refused", "timed out": "no answer in time"}
+    said = next((words for sign, words in known.items() if sign in str(error)), None)
+    return f"the server cannot be reached ({said})" if said else f"{type(error).__name__} ({str(error)[:160]})"
 
 # %% ../nbs/00_data.ipynb #a82960e1
 def check_md5(

@@ -221,7 +221,7 @@ def run_stage_notebook(
             _forget_failure(folder, page.name)
         except PipelineError as e:
             kept = _set_aside(beside, folder, page.name)
-            raise PipelineError(f"stage {stage} failed in {e}. Page: {shorten(kept)}", notebook=kept, details=e.details) from None
+            raise PipelineError(f"stage {stage} failed in {str(e).rstrip('.')}. Page: {shorten(kept)}", notebook=kept, details=e.details) from None
         finally: beside.unlink(missing_ok=True)
     return Outcome(stage, "made", time.perf_counter() - started, folder, page)
 
