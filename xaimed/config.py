@@ -86,7 +86,7 @@ class SyntheticOptions(Section):
     marker_correlation: float | None = Field(None, ge=0, le=1, description="Plant a spurious corner marker that agrees with the label this often beyond chance; none when empty")
     seed: int = Field(0, ge=0, description="Seed of the images, apart from the run's own seed")
 
-
+# %% ../nbs/00_config.ipynb #2875caab
 class ModelOptions(Section):
     "The network."
     name: str = Field("resnet18", description="Backbone; `xaimed list models` names them")
@@ -107,7 +107,7 @@ class TrainOptions(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the training steps; auto is bf16 on CUDA, fp32 elsewhere")
     grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm")
 
-
+# %% ../nbs/00_config.ipynb #b976e93f
 class EvalOptions(Section):
     "What is measured, and on which images."
     split: Literal["train", "val", "test"] = Field("test", description="Split to evaluate")
