@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam
 
-from xaimed.explain import grad_cam, integrated_gradients
+from xaimed.attribution import grad_cam, integrated_gradients
 from xaimed.models import build_model
 
 

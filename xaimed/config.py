@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown', 'Section', 'DataOptions', 'SyntheticOptions',
-           'ModelOptions', 'TrainOptions', 'EvalOptions', 'ExplainOptions', 'ReportOptions', 'Options', 'option_fields',
-           'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config', 'make_options',
-           'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters', 'resolve_path', 'stage_dir',
-           'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of', 'fingerprint', 'watch',
-           'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'make_room', 'peak_memory_mb',
-           'provenance', 'resolve_device', 'device_name', 'seed_everything', 'progress']
+           'ModelOptions', 'TrainOptions', 'EvalOptions', 'ExplainOptions', 'ScorecardOptions', 'ReportOptions',
+           'Options', 'option_fields', 'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config',
+           'make_options', 'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters',
+           'resolve_path', 'stage_dir', 'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of',
+           'fingerprint', 'watch', 'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'make_room',
+           'peak_memory_mb', 'provenance', 'resolve_device', 'device_name', 'seed_everything', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -84,6 +84,7 @@ class SyntheticOptions(Section):
     contrast: float = Field(0.5, gt=0, le=1, description="Brightness of a finding above its background, share of the full range")
     distractors: int = Field(2, ge=0, description="Shapes per image that look alike but mean nothing")
     marker_correlation: float | None = Field(None, ge=0, le=1, description="Plant a spurious corner marker that agrees with the label this often beyond chance; none when empty")
+    test_marker_correlation: float | None = Field(None, ge=0, le=1, description="Another such correlation in the test split; the same when empty")
     seed: int = Field(0, ge=0, description="Seed of the images, apart from the run's own seed")
 
 # %% ../nbs/00_config.ipynb #2875caab
@@ -138,6 +139,17 @@ class ExplainOptions(Section):
         return value
 
 
+class ScorecardOptions(Section):
+    "How the explanations are measured."
+    budget: Literal["none", "cheap", "full"] = Field("full", description="`none`: no scorecard; `cheap`: no measure that explains changed images or changed models; `full`: every measure")
+    n_images: int = Field(32, ge=5, description="Images scored, drawn at random by seed from the split that was evaluated")
+    methods: tuple[str, ...] = Field(("saliency", "input_x_gradient", "smoothgrad", "guided_backprop", "gradient_shap", "gradcam_plus_plus", "layercam", "occlusion", "rise"), description="Methods compared beside those of explain.methods")
+    n_steps: int = Field(16, ge=2, le=1024, description="Steps of a perturbation curve")
+    output: Literal["probability", "logit"] = Field("probability", description="What the perturbation curves follow: the probability of the class explained, or its logit")
+    region: str | None = Field(None, description="A suspicious region to score against: `border`, `corners`, or an `.npz` with one mask, or `<split>_masks`; the planted marker of synthetic data when empty")
+    batch_size: int = Field(32, ge=1, description="Images in one forward pass; halved by itself when memory runs out", json_schema_extra=_quiet)
+
+
 class ReportOptions(Section):
     "The report."
     title: str | None = Field(None, description="Title of the report; made from the data set and model when empty")
@@ -155,6 +167,7 @@ class Options(Section):
     train: TrainOptions = Field(default_factory=TrainOptions, description="The recipe")
     eval: EvalOptions = Field(default_factory=EvalOptions, description="What is measured")
     explain: ExplainOptions = Field(default_factory=ExplainOptions, description="What is explained")
+    scorecard: ScorecardOptions = Field(default_factory=ScorecardOptions, description="How explanations are measured")
     report: ReportOptions = Field(default_factory=ReportOptions, description="The report")
 
 # %% ../nbs/00_config.ipynb #b3ff7e47
@@ -354,7 +367,7 @@ def stage_dir(
 # %% ../nbs/00_config.ipynb #aa5310f0
 STAGES = ("data", "models", "train", "eval", "explain", "report")
 NOTEBOOKS = {"data": "00_data", "models": "01_models", "train": "02_train", "eval": "03_eval", "explain": "04_explain", "report": "05_report"}
-_SECTIONS = {"data": ("seed", "data", "synthetic"), "models": ("model",), "train": ("seed", "device", "train"), "eval": ("eval",), "explain": ("seed", "explain"), "report": ("report",)}
+_SECTIONS = {"data": ("seed", "data", "synthetic"), "models": ("model",), "train": ("seed", "device", "train"), "eval": ("eval",), "explain": ("seed", "explain", "scorecard"), "report": ("report",)}
 
 # %% ../nbs/00_config.ipynb #beb317d9
 @contextlib.contextmanager
