@@ -23,6 +23,22 @@ def bump(h=28, w=28): return np.exp(-((np.arange(h)[:, None] - h / 2) ** 2 + (np
 def titles(n, names=PATH): return [f"true {names[i % len(names)]}\npredicted {names[(i + 1) % len(names)]}\n0.987 · image {i}" for i in range(n)]
 
 
+METHODS = ["Grad-CAM", "Integrated Gradients", "Grad-CAM++", "Layer-CAM", "Saliency", "Input × Gradient", "SmoothGrad", "Guided Backprop", "Occlusion", "Expected Gradients (GradientSHAP)", "RISE", "Random", "Smoothed random", "Edge detector", "Centred Gaussian"]
+
+
+def panel(title, **levels):
+    "Fifteen methods on one measure, invented."
+    mean = RNG.normal(0.2, 0.2, 15)
+    return dict(title=title, better="higher", mean=mean, low=mean - 0.1, high=mean + 0.15, best=0.3, **levels)
+
+
+def agreement(k):
+    v = RNG.uniform(-1, 1, (k, k))
+    v = (v + v.T) / 2
+    np.fill_diagonal(v, 1)
+    return v
+
+
 HISTORY = {"epoch": [1, 2, 3], "train_loss": [1.0, 0.6, 0.4], "val_loss": [0.9, 0.7, 0.8], "val_auc": [0.6, 0.8, 0.9]}
 BINS = {"edges": np.linspace(0, 1, 4), "count": np.array([0, 3, 9]), "confidence": np.array([np.nan, 0.5, 0.9]), "accuracy": np.array([np.nan, 0.9, 0.7])}
 FIGURES = {
@@ -35,6 +51,17 @@ FIGURES = {
     "overlay many": lambda: plots.overlay_grid([rgb() for _ in range(9)], [bump()] * 9, titles(9, DERMA), title="Nine", label="a label that is far too long for its bar " * 4),
     "overlay rectangular": lambda: plots.overlay_grid([gray(20, 60)] * 3, [bump(20, 60)] * 3, titles(3), signed=True),
     "overlay constant": lambda: plots.overlay_grid([gray()] * 2, [np.zeros((28, 28)), np.ones((28, 28))]),
+    "overlay, outlined": lambda: plots.overlay_grid([gray()] * 2, [bump()] * 2, titles(2), masks=[bump() > 0.5, None]),
+    "intervals": lambda: plots.intervals(METHODS, [panel(t) for t in ("Flipping area, blurred", "Flipping area, mean colour", "ROAD")] + [panel("Pointing game", chance=0.08)], faint=[False] * 11 + [True] * 4, title="How each did"),
+    "intervals, five panels": lambda: plots.intervals(METHODS, [panel("W" * 40)] * 5, title="Long " * 40),
+    "intervals, one row": lambda: plots.intervals(["x"], [dict(title="Tiny", better="lower", mean=[1e-5], low=[9e-6], high=[2e-5], best=None)]),
+    "intervals, nothing known": lambda: plots.intervals(["x", "y"], [dict(title="None", better="lower", mean=[None] * 2, low=[None] * 2, high=[None] * 2)]),
+    "intervals, all the same": lambda: plots.intervals(LONG, [dict(title="Flat", better="lower", mean=[1000.0] * 3, low=[1000.0] * 3, high=[1000.0] * 3)] * 4),
+    "intervals, none": lambda: plots.intervals([], []),
+    "matrix 2": lambda: plots.matrix([[1, None], [None, 1]], ["ROAD", "Sparseness"], title="Two"),
+    "matrix 12": lambda: plots.matrix(agreement(12), [f"measure {m}" for m in METHODS[:12]], title="Twelve"),
+    "matrix 28": lambda: plots.matrix(agreement(28), [f"{i} {m}" for i, m in enumerate(METHODS + METHODS[:13])], title="Long " * 40),
+    "matrix, none": lambda: plots.matrix([], []),
     "curves": lambda: plots.curves(HISTORY, title="Curves"),
     "curves, one epoch": lambda: plots.curves([{"epoch": "1", "train_loss": "0.5", "val_loss": "", "val_auc": None}]),
     "curves, no epoch": lambda: plots.curves([]),
@@ -172,6 +199,36 @@ def test_masks_are_outlined_where_there_is_something_to_outline():
     (line,) = plots.image_grid([gray()], masks=[corner]).axes[0].collections
     points = np.concatenate([p.vertices for p in line.get_paths()])
     assert np.allclose([points[:, 0].min(), points[:, 0].max(), points[:, 1].min(), points[:, 1].max()], [19.5, 25.5, 1.5, 5.5], atol=0.2)
+
+
+def test_overlays_are_outlined_in_green_on_both_pictures():
+    figure = plots.overlay_grid([gray()] * 2, [bump()] * 2, masks=[bump() > 0.5, np.ones((28, 28))])
+    lines = [len(ax.collections) for ax in figure.axes[:4]]
+    assert lines == [1, 1, 0, 0]
+    assert mpl.colors.to_hex(figure.axes[1].collections[0].get_edgecolor()[0]) == plots.GREEN.lower()
+    with pytest.raises(ValueError, match="masks \\(1\\)"): plots.overlay_grid([gray()] * 2, [bump()] * 2, masks=[None])
+
+
+def test_intervals_draw_every_value_and_the_levels_to_beat():
+    ax = plots.intervals(["a", "b"], [dict(title="t", better="higher", mean=[0.5, None], low=[0.4, None], high=[0.7, None], best=0.9, chance=0.1)], faint=[False, True]).axes[0]
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert dots[0].get_xydata().tolist() == [[0.5, 0.0]] and [t.get_text() for t in ax.texts] == ["not measured"]
+    assert sorted(line.get_xdata()[0] for line in ax.lines if line.get_linestyle() in ("--", ":")) == [0.1, 0.9]
+    low, high = ax.get_xlim()
+    assert low < 0.1 and high > 0.9 and ax.get_ylim() == (1.5, -0.5)           # every level inside, the first row on top
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    with pytest.raises(ValueError, match="different numbers of"): plots.intervals(["a"], [dict(title="t", better="higher", mean=[1], low=[1, 2], high=[1])])
+
+
+def test_matrix_writes_every_number_on_one_scale():
+    ax = plots.matrix([[1, -0.001, 0.456], [-0.001, 1, float("nan")], [0.456, None, 1]], list("abc")).axes[0]
+    said = {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts}
+    assert said[0, 2] == "0.46" and said[0, 1] == "0.00" and said[1, 2] == said[2, 1] == "–" and said[0, 0] == "1.00"
+    assert ax.images[0].norm.vmin == -1 and ax.images[0].norm.vmax == 1
+    assert "100" in {t.get_text() for t in plots.matrix(agreement(28), ["m"] * 28).axes[0].texts}
+    with pytest.raises(ValueError, match="values has shape \\(2, 2\\)"): plots.matrix(np.eye(2), ["a"])
+    with pytest.raises(ValueError, match="reach 3"): plots.matrix([[3.0]], ["a"])
+    with pytest.raises(ValueError, match="shape"): plots.matrix(np.eye(2)[:1], ["a"])
 
 
 def test_names_with_special_characters(tmp_path):

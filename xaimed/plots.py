@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'SKY', 'PURPLE', 'YELLOW', 'GRAY', 'COLOURS', 'WIDTH', 'DPI', 'FONT', 'SMALL',
-           'LINE', 'STYLE', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_picture', 'show_image',
-           'image_grid', 'relevance_map', 'shared_scale', 'is_constant', 'show_overlay', 'overlay_grid', 'columns',
-           'best_epoch', 'curves', 'share_map', 'count_table', 'confusion', 'label_table', 'reliability', 'save_figure']
+           'LINE', 'STYLE', 'LEVELS', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_picture', 'outline',
+           'show_image', 'image_grid', 'relevance_map', 'shared_scale', 'is_constant', 'show_overlay', 'overlay_grid',
+           'columns', 'best_epoch', 'curves', 'share_map', 'count_table', 'confusion', 'label_table', 'reliability',
+           'intervals', 'agreement_map', 'matrix', 'save_figure']
 
 # %% ../nbs/00_plots.ipynb #104cb753
 import math
@@ -124,6 +125,20 @@ def as_picture(
         raise ValueError(f"image has values {a.min():.4g}..{a.max():.4g}, expected uint8 or floats 0..1: undo the normalisation first")
     return a.clip(0, 1)
 
+def outline(
+    ax:Axes,             # Shows an image of the mask's size
+    mask:Any,            # (H, W), true or > 0 inside
+    *,
+    colour:str=GREEN,
+    width:float=1.2,     # Of the line, in points
+) -> None:
+    "Draw the border of a mask along its pixels' edges; a mask that is empty or full has none."
+    inside = np.asarray(mask) > 0
+    if inside.all() or not inside.any(): return
+    h, w = inside.shape
+    fine = np.kron(inside, np.ones((4, 4)))   # so that the line follows the edges and does not cut the corners
+    ax.contour(fine, levels=[0.5], colors=[colour], linewidths=width, extent=(-0.5, w - 0.5, -0.5, h - 0.5))
+
 def show_image(
     ax:Axes,
     image:Any,             # As `as_picture` takes it
@@ -134,11 +149,8 @@ def show_image(
     picture = as_picture(image)
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if mask is not None:
-        m = np.asarray(mask)
-        if m.shape != picture.shape[:2]: raise ValueError(f"mask has shape {m.shape}, expected {picture.shape[:2]}: that of its image")
-        m = np.kron(m > 0, np.ones((4, 4)))
-        h, w = picture.shape[:2]
-        if m.min() != m.max(): ax.contour(m, levels=[0.5], colors=[VERMILION], linewidths=1.5, extent=(-0.5, w - 0.5, -0.5, h - 0.5))
+        if np.shape(mask) != picture.shape[:2]: raise ValueError(f"mask has shape {np.shape(mask)}, expected {picture.shape[:2]}: that of its image")
+        outline(ax, mask, colour=VERMILION, width=1.5)
     ax.set_axis_off()
     return ax
 
@@ -310,10 +322,11 @@ def overlay_grid(
     signed:bool=False,                # True: a two-sided scale about 0
     label:str="relevance",            # Of the colour bar
     vmax:float|None=None,             # End of the shared scale; None: from all maps together
+    masks:Sequence[Any]|None=None,    # One (H, W) per image, or None for an image without
     empty:str="none",                 # What the figure says when there are no images
 ) -> Figure:
-    "Every image with its map on one shared colour scale, the plain image next to each."
-    n = _same_length(images=images, maps=maps, titles=titles)
+    "Every image with its map on one shared colour scale, the plain image next to each, masks outlined in green on both."
+    n = _same_length(images=images, maps=maps, titles=titles, masks=masks)
     maps = [np.asarray(m, dtype=float) for m in maps]
     for image, m in zip(images, maps):
         if m.shape != as_picture(image).shape[:2]: raise ValueError(f"map has shape {m.shape}, expected {as_picture(image).shape[:2]}: that of its image")
@@ -325,9 +338,10 @@ def overlay_grid(
             scale, beyond = shared_scale(maps, signed=signed, vmax=vmax)
             aspect = max(np.shape(m)[0] / np.shape(m)[1] for m in maps)
             fig, cells, foot = _cells(n, ncols, (1, 2) if n == 1 else (2, 1), aspect, titles, title=title, foot=0.68)
-            for image, m, (plain, over) in zip(images, maps, cells):
+            for image, m, mask, (plain, over) in zip(images, maps, masks or [None] * n, cells):
                 show_image(plain, image)
                 show_overlay(over, image, m, scale, signed=signed)
+                for ax in (plain, over) if mask is not None else (): outline(ax, mask)
             if all(map(is_constant, maps)):
                 fig.text(0.5, foot * 0.5, "every map is constant: no scale to show", ha="center", va="center", fontsize=SMALL, color=GRAY)
             else: _colour_bar(fig, scale, signed=signed, beyond=beyond, label=label, foot=foot)
@@ -504,6 +518,140 @@ def reliability(
         fig.draw_without_rendering()
         plt.close(fig)
     return fig
+
+# %% ../nbs/00_plots.ipynb #b138f37b
+def _ticks(low:float, high:float, room:float) -> list[float]:
+    "Two to four round numbers inside the range whose labels fit side by side."
+    for n in (4, 3, 2, 1):
+        ticks = [float(t) for t in MaxNLocator(n).tick_values(low, high) if low <= t <= high]
+        if sum(text_width(f"{t:.6g}", SMALL) + 8 for t in ticks) <= room: break
+    return ticks[:1] if len(ticks) > 1 and n == 1 else ticks
+
+LEVELS = (   # what a line in a panel stands for: key, dash, colour, words
+    ("best", "--", VERMILION, "mean of the best control"), ("chance", ":", "black", "chance: a map that knows nothing of the image"), ("limit", "-.", PURPLE, "limit: surely beyond it, a map fails"))
+
+def _interval_panel(
+    ax:Axes,
+    panel:Mapping,         # As `intervals` takes it
+    faint:Sequence[bool],  # One per row
+    room:float,            # Width in points
+) -> None:
+    "Draw one measure: a dot and a line per row, and the levels to compare with."
+    mean, low, high = (np.array([math.nan if v is None else v for v in panel[k]], dtype=float) for k in ("mean", "low", "high"))
+    marks = [(panel.get(key), dash, colour) for key, dash, colour, _ in LEVELS]
+    known = np.array([v for v in (*mean, *low, *high, *(m for m, _, _ in marks if m is not None)) if math.isfinite(v)])
+    for level, dash, colour in marks:
+        if level is not None and math.isfinite(level): ax.axvline(level, linestyle=dash, color=colour, linewidth=1.2, zorder=1)
+    for k, quiet in enumerate(faint):
+        colour = "#9A9A9A" if quiet else BLUE
+        ax.plot([low[k], high[k]], [k, k], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+        ax.plot(mean[k], k, "o", color=colour, markersize=4.2, zorder=3, markerfacecolor="white" if quiet else colour)
+        if not math.isfinite(mean[k]): ax.text(0.5, k, "not measured", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=SMALL - 2, color=GRAY)
+    start, end = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    pad = 0.06 * (end - start) or 0.1
+    ax.set_xlim(start - pad, end + pad)
+    ticks = _ticks(start - pad, end + pad, room)
+    ax.set_xticks(ticks, [f"{t:.6g}".replace("-", "−") for t in ticks], fontsize=SMALL)
+
+def intervals(
+    names:Sequence[str],         # One per row, the first on top
+    panels:Sequence[Mapping],    # One per measure: title, better ("higher" or "lower"), mean, low, high (one per row, None where not known); best, chance, limit (levels, or None)
+    *,
+    faint:Sequence[bool]|None=None,  # Rows drawn in gray: the controls
+    title:str|None=None,
+    ncols:int=4,                 # Most panels side by side
+    empty:str="nothing was measured",
+) -> Figure:
+    "Dots with intervals: rows are methods, panels are measures, lines are the levels to beat."
+    faint, n = [False] * len(names) if faint is None else list(faint), len(names)
+    for p in panels: _same_length(names=names, faint=faint, mean=p["mean"], low=p["low"], high=p["high"])
+    with style():
+        if not n or not panels: fig = _nothing(title, empty)
+        else:
+            labels, ncols, gap, row = short_names(names, 112), max(1, min(ncols, len(panels))), 0.14, 0.21
+            left = max(text_width(s, SMALL) for s in labels) / 72 + 0.2
+            wide = (WIDTH - left - 0.12 - gap * (ncols - 1)) / ncols
+            heads = [wrap(p["title"], wide * 72, SMALL, 3, "bold") + [f"{p['better']} is better"] for p in panels]
+            nrows, top, tall = math.ceil(len(panels) / ncols), max(map(len, heads)) * SMALL * LINE / 72 + 0.08, n * row
+            block, header = top + tall + 0.36, _header(None, title, WIDTH, 1, draw=False)
+            key = _level_key(panels, any(faint))
+            height = header + nrows * block + 0.24 * len(key) + 0.08
+            fig = plt.figure(figsize=(WIDTH, height))
+            _header(fig, title, WIDTH, height)
+            for i, (p, lines) in enumerate(zip(panels, heads)):
+                x, y = left + (i % ncols) * (wide + gap), height - header - (i // ncols) * block - top
+                ax = fig.add_axes((x / WIDTH, (y - tall) / height, wide / WIDTH, tall / height))
+                for k, line in enumerate(reversed(lines)):
+                    fig.text(x / WIDTH, (y + 0.05 + k * SMALL * LINE / 72) / height, line, fontsize=SMALL if k else SMALL - 1, fontweight="bold" if k else "normal", color="black" if k else GRAY, va="bottom")
+                _interval_panel(ax, p, faint, wide * 72)
+                ax.set_ylim(n - 0.5, -0.5)
+                ax.set_yticks(range(n), labels if i % ncols == 0 else [""] * n, fontsize=SMALL)
+                for tick, quiet in zip(ax.get_yticklabels(), faint): tick.set_color(GRAY if quiet else "black")
+                ax.tick_params(length=0)
+            for k, (dash, colour, words) in enumerate(key):
+                y = (0.2 + 0.24 * (len(key) - 1 - k)) / height
+                fig.add_artist(mpl.lines.Line2D(np.array([0.1, 0.26, 0.42]) / WIDTH, [y] * 3, linestyle=dash, color=colour, linewidth=1.3, marker="o" if dash == "-" else None, markevery=[1], markersize=4.2, markerfacecolor="white"))
+                fig.text(0.5 / WIDTH, y, words, fontsize=SMALL, va="center_baseline", color="black")
+            fig.draw_without_rendering()
+        plt.close(fig)
+    return fig
+
+def _level_key(panels:Sequence[Mapping], controls:bool) -> list[tuple[str, str, str]]:
+    "What the lines and the gray dots mean, for those that are drawn."
+    key = [(dash, colour, words) for level, dash, colour, words in LEVELS if any(p.get(level) is not None for p in panels)]
+    return key + ([("-", "#9A9A9A", "control: a map that knows nothing of the model")] if controls else [])
+
+# %% ../nbs/00_plots.ipynb #9c5a16f2
+@lru_cache(maxsize=1)
+def agreement_map() -> Colormap:
+    "Blue for −1, white for 0, orange for 1: two hues that every common colour-vision deficiency tells apart."
+    return LinearSegmentedColormap.from_list("agreement", ["#1F5FA8", "#8FBBDD", "#FFFFFF", "#F3B562", "#C25A00"])
+
+def matrix(
+    values:Any,             # (K, K), −1..1; None or NaN where not defined
+    names:Sequence[str],    # K names
+    *,
+    title:str|None=None,
+    empty:str="nothing to compare",
+) -> Figure:
+    "A table of correlations on one fixed scale from −1 to 1, with the numbers in the cells."
+    v, k = np.array([[math.nan if x is None else x for x in row] for row in values], dtype=float), len(names)
+    if v.shape != (k, k) and (k or v.size): raise ValueError(f"values has shape {v.shape}, expected ({k}, {k}): one row and column per name")
+    if np.nanmax(np.abs(v), initial=0) > 1 + 1e-6: raise ValueError(f"values reach {np.nanmax(np.abs(v)):.3g}, expected correlations from −1 to 1")
+    with style():
+        if not k: fig = _nothing(title, empty)
+        else:
+            labels = short_names(names, 118)
+            left = max(text_width(s, SMALL) for s in labels) / 72 + 0.2
+            cell = min(0.62, (WIDTH + 0.4 - left - 0.15) / k)
+            small = cell * 72 < text_width("−0.88", SMALL - 2) + 3
+            width, header = max(4.2, left + k * cell + 0.15), _header(None, title, max(4.2, left + k * cell + 0.15), 1, draw=False)
+            foot = wrap("rank correlation, " + ("in hundredths; " if small else "") + "orange: same order, blue: opposite order", (width - 0.2) * 72, SMALL, 2)
+            height = header + left + k * cell + 0.2 + 0.16 * len(foot)
+            fig = plt.figure(figsize=(width, height))
+            _header(fig, title, width, height)
+            ax = fig.add_axes((left / width, 1 - (header + left + k * cell) / height, k * cell / width, k * cell / height))
+            ax.imshow(v, cmap=agreement_map(), vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+            _write_cells(ax, v, cell * 72, small)
+            ax.xaxis.tick_top()
+            ax.set_xticks(range(k), labels, rotation=90, fontsize=min(SMALL, cell * 72 / 1.1))
+            ax.set_yticks(range(k), labels, fontsize=min(SMALL, cell * 72 / 1.1))
+            ax.set_xticks(np.arange(k + 1) - 0.5, minor=True); ax.set_yticks(np.arange(k + 1) - 0.5, minor=True)
+            ax.grid(False); ax.grid(True, which="minor", color="white", linewidth=0.8)
+            ax.tick_params(which="both", length=0)
+            for spine in ax.spines.values(): spine.set_visible(False)
+            fig.text(0.1 / width, 0.08 / height, "\n".join(foot), fontsize=SMALL, color=GRAY, va="bottom", linespacing=LINE)
+            fig.draw_without_rendering()
+        plt.close(fig)
+    return fig
+
+def _write_cells(ax:Axes, v:np.ndarray, room:float, small:bool) -> None:
+    "Write each correlation into its cell, as large as the cells allow."
+    def said(x): return "–" if math.isnan(x) else (f"{round(100 * x)}" if small else f"{round(x, 2) + 0:.2f}").replace("-", "−")
+    widest = max(text_width(said(x), 1.0) for x in v.ravel())
+    size = min(SMALL, (room - 2) / widest)
+    for (i, j), x in np.ndenumerate(v):
+        ax.text(j, i, said(x), ha="center", va="center", fontsize=size, color="white" if abs(x) > 0.88 else "#9A9A9A" if i == j or math.isnan(x) else "black")
 
 # %% ../nbs/00_plots.ipynb #1c939f04
 def save_figure(

@@ -166,7 +166,7 @@ def _place(rng, radii, *, taken=(), reserved=0., gap=1.02, tries=60):
         best, best_room = None, -np.inf
         margin = min(radius, .5)
         for _ in range(tries):
-            c = rng.uniform(margin, 1 - margin, 2) if margin < .5 else np.array([.5, .5])
+            c = margin + (1 - 2 * margin) * rng.beta(.5, .5, 2)     # oftener near the margin, to make up for what cannot lie beyond it
             others = [*taken, *placed]
             room = min([np.hypot(c[0] - o[0], c[1] - o[1]) - gap * (radius + o[2]) for o in others], default=1.)
             if reserved: room = min(room, np.hypot(max(c[0] - reserved, 0), max(c[1] - reserved, 0)) - radius)
@@ -253,6 +253,7 @@ def make_images(
     task:str="multi-class",       # One of `TASKS`
     contrast:float=.5,            # Brightness of findings and distractors above the background, 0..1
     distractors:int=2,            # Distractors per image: this many, one fewer or one more; multi-label: 0 to twice this many
+    distractor_contrast:float=1., # Brightness of distractors, as a multiple of the findings'; above 1 the strongest edges are theirs
     marker_correlation:float|None=None, # Tag with this correlation to the label, 0..1; None for no tag
     seed:int=0,                   # The same seed gives equal bits; anything `np.random.default_rng` takes
 ) -> SyntheticSplit:
@@ -260,6 +261,7 @@ def make_images(
     if n < 1 or size < 16: raise ValueError(f"n is {n} and size is {size}, expected n of 1 or more and size of 16 or more")
     if channels not in (1, 3): raise ValueError(f"channels is {channels!r}, expected 1 (gray) or 3 (colour)")
     if not 0 < contrast <= 1 or distractors < 0: raise ValueError(f"contrast is {contrast} and distractors is {distractors}, expected 0 < contrast <= 1 and distractors of 0 or more")
+    if not distractor_contrast > 0: raise ValueError(f"distractor_contrast is {distractor_contrast}, expected above 0: brightness as a multiple of the findings'")
     rng, k = np.random.default_rng(seed), len(class_names(task, num_classes))
     labels = make_labels(n, task, num_classes, rng)
     flags = None if marker_correlation is None else marker_flags(labels, marker_correlation, rng, task=task, num_classes=num_classes)
@@ -272,7 +274,7 @@ def make_images(
                   for label, count in zip(labels[start:start + 64], counts)]
         found, other = (np.stack(layer) for layer in zip(*layers))
         tag = np.zeros((len(found), 1, 1)) if flags is None else flags[start:start + 64, None, None] * draw_marker(size)
-        images.append(_develop(np.maximum(found, other), rng, channels, contrast, tag))
+        images.append(_develop(np.maximum(found, distractor_contrast * other), rng, channels, contrast, tag))
         masks.append(np.where(found >= .5, 255, 0).astype(np.uint8))
     tags = None if flags is None else (flags[:, None, None] * draw_marker(size) * 255).astype(np.uint8)
     return SyntheticSplit(np.concatenate(images), labels, np.concatenate(masks), tags)
@@ -286,7 +288,7 @@ def write_synthetic(
     n_test:int=240,
     test_marker_correlation:float|None=None, # Another correlation in the test split; None: the same
     seed:int=0,                   # Each split draws from its own stream of this seed
-    **settings,                   # size, num_classes, channels, task, contrast, distractors, marker_correlation of `make_images`
+    **settings,                   # size, num_classes, channels, task, contrast, distractors, distractor_contrast, marker_correlation of `make_images`
 ) -> Path:                        # The .npz; `<stem>_masks.npz` and `<stem>.json` stand beside it
     "Write a synthetic data set in MedMNIST's form with the masks of its findings."
     path, arrays, masks = Path(path), {}, {}
