@@ -1,10 +1,11 @@
 """Grad-CAM and Integrated Gradients: xaimed beside captum, and pytorch-grad-cam where it is installed.
 
-    python benchmarks/gradcam.py [--images 64] [--size 64] [--repeats 9] [--threads 2] [--device cpu]
+    python benchmarks/gradcam.py [--images 64] [--size 64] [--repeats 9] [--threads 2] [--device cpu] [--methods]
 
 All sides see the same ResNet, images and targets, in turn within one run, so that a busy machine slows them alike. Printed are the median
 times, images per second, the ratio of medians to xaimed's, the largest difference of the raw maps, and the peak memory where the device tells.
 pytorch-grad-cam (`pip install grad-cam`, in an environment of its own) scales its maps to 0..1 per image: its values are compared by correlation.
+With --methods: instead, the time of every registered method with its default options, as a multiple of one forward pass without gradients.
 """
 import argparse
 import platform
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam
 
-from xaimed.attribution import grad_cam, integrated_gradients
+from xaimed.attribution import METHODS, attribute, grad_cam, integrated_gradients
 from xaimed.models import build_model
 
 
@@ -70,12 +71,24 @@ def report(title, sides, images, repeats, device):
         print(f"{name:18s}{median:10.4f}{min(times):9.4f}{images / median:10.1f}{median / own:15.2f}   {same}")
 
 
+def report_methods(model, x, target, size, repeats, device):
+    "Every registered method beside one forward pass."
+    def forward():
+        with torch.no_grad(): return torch.cat([model(p) for p in x.split(size)])
+    def side(name, entry): return lambda: attribute(name, model, x, target, **({"batch_size": size} if "batch_size" in entry.options else {})).map
+    seconds, _ = measure({"forward pass": forward, **{name: side(name, entry) for name, entry in METHODS.items()}}, repeats, device)
+    one = statistics.median(seconds["forward pass"])
+    print(f"\n{'':22s}{'median s':>10s}{'images/s':>10s}{'forward passes':>16s}")
+    for name, times in seconds.items(): print(f"{name:22s}{statistics.median(times):10.4f}{len(x) / statistics.median(times):10.1f}{statistics.median(times) / one:16.1f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("images", 64), ("size", 64), ("batch-size", 32), ("repeats", 9), ("threads", 2), ("steps", 16), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
@@ -84,6 +97,8 @@ def main():
     target = torch.randint(0, 4, (a.images,)).to(a.device)
     where = torch.cuda.get_device_name() if a.device == "cuda" else f"{platform.machine()} CPU, {a.threads} threads"
     print(f"{a.model}, {a.images} images of 3×{a.size}×{a.size}, batches of {a.batch_size}, {a.repeats} repeats; {where}; torch {torch.__version__}, captum {version('captum')}")
+
+    if a.methods: return report_methods(model, x, target, a.batch_size, a.repeats, a.device)
 
     sides = {"xaimed": lambda: grad_cam(model, x, target, batch_size=a.batch_size).map,
              "captum": lambda: captum_grad_cam(model, x, target, a.batch_size)}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xaimed import scorecard as card
 from xaimed.attribution import make_baseline
-from xaimed.perturbation import imputed_curve, random_pixels, random_squares, rank_pixels, removal_effects
+from xaimed.perturbation import imputed_curve, rank_pixels, removal_effects
 
 STEPS, CELL, SHARES = 6, 2, (.1, .3, .5, .7, .9)     # 20 pixels a step; cells of 2 × 2 pixels; of 120 pixels every share is a whole number
 
@@ -46,10 +46,13 @@ def fixed_targets() -> Tensor: return torch.tensor([0, 1, 2])
 def fixed_maps() -> Tensor: return wave((3, 1, 12, 10), 7.) + .1
 
 
-def pixel_regions() -> Tensor: return random_pixels(8, (12, 10), share=.25, seed=3)
+def pixel_regions() -> Tensor: return (wave((8, 120), 5.).argsort(1).argsort(1) < 30).view(8, 12, 10)     # 30 scattered pixels each
 
 
-def square_regions() -> Tensor: return random_squares(8, (12, 10), seed=4)
+def square_regions() -> Tensor:
+    "Eight squares with sides of 2 to 5 pixels."
+    y, x = torch.arange(12).view(12, 1), torch.arange(10).view(1, 10)
+    return torch.stack([(y >= k) & (y < k + 2 + k % 4) & (x >= 3 * k % 7) & (x < 3 * k % 7 + 2 + k % 4) for k in range(8)])
 
 
 def growing_regions() -> Tensor:

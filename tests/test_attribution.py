@@ -1,5 +1,7 @@
 "xaimed.attribution: equal to captum or to the paper's formula, nothing left behind, bad questions refused, controls that know nothing."
 import copy
+import json
+import re
 import threading
 import warnings
 
@@ -29,6 +31,12 @@ def test_the_registry_is_what_this_file_tests():
     assert set(METHODS) == {*CHEAP, *CONTROLS} and {name for name in METHODS if METHODS[name].control} == set(CONTROLS)
     assert all(METHODS[name].source for name in METHODS) and len({m.title for m in METHODS.values()}) == len(METHODS)
     assert "fails the randomisation test" in METHODS["guided_backprop"].source
+
+
+def test_the_page_names_every_method(root):
+    cells = json.loads((root / "nbs" / "04_attribution.ipynb").read_text(encoding="utf-8"))["cells"]
+    rows = [line.split("|")[1] for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(METHODS)
 
 
 def small_net(channels=3, classes=4, dtype=torch.float32, seed=0):
@@ -555,7 +563,8 @@ def test_rise_masks():
     a, b = rise_masks(grid, torch.zeros(1, 2), (8, 8)), rise_masks(grid, torch.full((1, 2), .5), (8, 8))
     torch.testing.assert_close(b[..., :-2, :-2], a[..., 2:, 2:])                # half a cell of 4 pixels further
     assert a[0, 0, 0, 0] == 1 and a[0, 0, -1, -1] < .1
-    many = rise_masks((shared_draws(2000, (1, 5, 5), ones, seed=0, kind="uniform") < .25).float(), shared_draws(2000, (2,), ones, seed=1, kind="uniform"), (11, 16))
+    grids = (shared_draws(2000, (1, 5, 5), ones, seed=0, kind="uniform") < .25).float()
+    many = rise_masks(grids, shared_draws(2000, (2,), ones, seed=1, kind="uniform"), (11, 16))
     assert many.min() >= 0 and many.max() <= 1 and (many.mean(0) - .25).abs().max() < .05
 
 

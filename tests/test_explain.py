@@ -1,12 +1,16 @@
 "xaimed.explain: the images and targets it chooses, its files and figures, the stage."
 import csv
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import nn
 
-from xaimed import explain
-from xaimed.attribution import Attribution
+from xaimed import explain, scorecard
+from xaimed.attribution import METHODS, Attribution
+from xaimed.config import read_json
 from xaimed.explain import Explained, choose_targets, draw_samples, flat_maps, read_explanations, sample_titles, select_samples, write_explanations
 
 
@@ -89,7 +93,7 @@ def smoke(tmp_path, **more):
     "Options of a run small enough for a test: few images, one epoch."
     from xaimed.config import load_options
     return load_options("", overrides={"artifacts_dir": str(tmp_path), "device": "cpu", "data.size": 28, "synthetic.n_train": 32, "synthetic.n_val": 16, "synthetic.n_test": 24,
-                                       "train.epochs": 1, "explain.n_steps": 4, "explain.n_random": 2, "explain.n_gallery": 2, **more})
+                                       "train.epochs": 1, "explain.n_steps": 4, "explain.n_random": 2, "explain.n_gallery": 2, "scorecard.budget": "none", **more})
 
 
 def test_stage(tmp_path):
@@ -148,3 +152,123 @@ def test_stage_other_tasks(tmp_path, task):
     for r in rows:
         labels = r["label"].split(";")
         assert task != "multi-label" or "1" not in labels or labels[int(r["target"])] == "1"
+
+
+SCORED = {"model.name": "resnet10", "explain.methods": ["gradcam"], "scorecard.budget": "full", "scorecard.methods": ["saliency"], "scorecard.n_images": 6, "scorecard.n_deep": 2, "scorecard.n_steps": 4}
+
+
+def read_table(folder): return pd.read_csv(folder / "scorecard.csv", keep_default_na=True)
+
+
+def test_stage_scores(tmp_path):
+    "Every image by every method by every measure the budget allows; flags on the overlays; what was spent is recorded."
+    options = smoke(tmp_path, **SCORED)
+    folder = explain.run_explain(options)
+    table, verdict = read_table(folder), read_json(folder / "verdict.json")
+    assert list(table) == ["index", "group", "drawn", "target", "method", "control", "measure", "value", "chance"]
+    methods = ["gradcam", "saliency", *(m.name for m in METHODS.values() if m.control)]
+    assert list(dict.fromkeys(table["method"])) == methods and [m["name"] for m in verdict["methods"]] == methods
+    assert not table.duplicated(["index", "method", "measure"]).any()
+    drawn = table[table["drawn"] == 1]
+    assert drawn["index"].nunique() == 6
+    cheap, every = ({m.name for m in scorecard.choose_measures(budget=b)} for b in ("cheap", "full"))
+    got = drawn.groupby("index")["measure"].agg(set)
+    assert sorted(map(len, got)) == sorted([len(every)] * 2 + [len(cheap | ({"max_sensitivity"} if i in set(table[table["group"].notna()]["index"]) else set())) for i in list(got.index) if got[i] != every])
+    pictured = {int(r["index"]) for r in csv.DictReader(open(folder / "explanations.csv", encoding="utf-8"))}
+    flagged = table[table["index"].isin(pictured)]
+    assert pictured <= set(table["index"]) and all("max_sensitivity" in set(part["measure"]) for _, part in flagged.groupby("index"))
+    assert table[table["measure"] == "pointing_game"]["chance"].between(0, 1).all() and table[table["measure"] == "road"]["chance"].isna().all()
+    assert verdict["budget"] | {"seconds": 0} == {"measures": "full", "n_images": 6, "n_deep": 2, "n_steps": 4, "output": "probability", "batch_size": 32, "seed": 0, "seconds": 0}
+    assert verdict["budget"]["seconds"] > 0 and verdict["regions"] is None
+    # the same scores in other batches
+    again = read_table(explain.run_explain(smoke(tmp_path, **SCORED, **{"scorecard.batch_size": 3, "run": "again"})))
+    assert again.drop(columns="value").equals(table.drop(columns="value"))
+    np.testing.assert_allclose(again["value"], table["value"], atol=2e-3, rtol=2e-3)
+
+
+def test_the_budget_is_honoured(tmp_path, monkeypatch):
+    folder = explain.run_explain(smoke(tmp_path, **SCORED | {"scorecard.budget": "cheap"}))
+    table, verdict = read_table(folder), read_json(folder / "verdict.json")
+    assert set(table["measure"]) == {m.name for m in scorecard.choose_measures(budget="cheap")} and verdict["budget"]["measures"] == "cheap" and verdict["budget"]["n_deep"] == 0
+    none = explain.run_explain(smoke(tmp_path, **{"explain.methods": ["gradcam"]}))
+    assert not (none / "verdict.json").exists() and not (none / "scorecard.csv").exists()
+    with pytest.raises(ValueError, match="unknown attribution method 'saliensy'. Near: saliency"): explain.run_explain(smoke(tmp_path, **SCORED | {"scorecard.methods": ["saliensy"]}))
+
+
+def test_warnings_stand_on_the_overlay():
+    shown = explained()
+    warned = replace(shown, warnings={(8, "gradcam"): ["max-sensitivity 1.21, limit 0.50"]})
+    assert "\u26a0 max-sensitivity 1.21, limit 0.50" in sample_titles(warned, "gradcam", 1)[1]
+    assert all("\u26a0" not in sample_titles(warned, m, i)[1] for m, i in (("gradcam", 0), ("integrated_gradients", 1)))
+
+
+@pytest.fixture(scope="module")
+def cheat(tmp_path_factory):
+    "A network that has learnt to read the corner tag, and the test split."
+    from xaimed.config import load_options
+    from xaimed.data import load_split
+    from xaimed.models import transforms_for
+    folder = tmp_path_factory.mktemp("cheat")
+    options = load_options("", overrides={"artifacts_dir": str(folder), "data.data_dir": str(folder), "device": "cpu", "synthetic.task": "binary", "synthetic.n_train": 256, "synthetic.n_val": 16, "synthetic.n_test": 120,
+                                          "synthetic.marker_correlation": 1.0})
+    transform = transforms_for(options)
+    train, test = (load_split(options, split, transform) for split in ("train", "test"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(32, 2))
+        optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+        x = transform(train.images)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x), train.labels).backward()
+            optimizer.step()
+    return net.eval(), test
+
+
+EXPLAINING = dict(n_steps=16, batch_size=32, mean=.5, std=.5, seed=0)
+
+
+def test_a_shortcut_is_exposed(cheat):
+    "Relevance lies on the tag and not on the finding, and the answers go when the tag goes."
+    net, data = cheat
+    name, masks = explain.region_masks(None, data)
+    report = explain.region_report(net, data, name, masks, drawn=data.index.tolist(), methods=["integrated_gradients", "centred_gaussian"], explaining=EXPLAINING)
+    tag = report["methods"]["integrated_gradients"]
+    assert name == "planted marker" and report["images"] == report["accuracy"]["n"] == int(masks.flatten(1).any(1).sum())
+    assert tag["region"]["low"] > 5 * tag["region_chance"] and tag["region"]["mean"] > tag["finding"]["mean"]
+    assert report["methods"]["centred_gaussian"]["region"]["mean"] < 2 * tag["region_chance"]
+    accuracy = report["accuracy"]
+    assert accuracy["with"] > .95 and accuracy["drop"]["low"] > .5 and accuracy["elsewhere"] > accuracy["removed"] + .5
+    assert accuracy["with"] - accuracy["removed"] == pytest.approx(accuracy["drop"]["mean"])
+
+
+def test_a_region_of_ones_own(cheat, tmp_path):
+    net, data = cheat
+    for name, share in (("border", 300 / 784), ("corners", 144 / 784)):
+        called, masks = explain.region_masks(name, data)
+        assert called == name and masks.float().mean().item() == pytest.approx(share)
+    corner = np.zeros((28, 28), np.uint8); corner[:6, :6] = 255
+    np.savez(tmp_path / "ruler.npz", mask=corner)
+    name, masks = explain.region_masks(str(tmp_path / "ruler.npz"), data)
+    assert name == "ruler" and masks.shape == (len(data), 28, 28) and masks[0].sum() == 36
+    np.savez(tmp_path / "each.npz", test_masks=np.stack([corner] * len(data)))
+    assert torch.equal(explain.region_masks(str(tmp_path / "each.npz"), data)[1], masks)
+    np.savez(tmp_path / "small.npz", mask=corner[:9])
+    np.savez(tmp_path / "empty.npz", other=corner)
+    for bad, message in (("small", "has shape"), ("empty", "holds neither"), ("missing", "no such file")):
+        with pytest.raises(ValueError, match=message): explain.region_masks(str(tmp_path / f"{bad}.npz"), data)
+    with pytest.raises(ValueError, match="Near: border"): explain.region_masks("boarder", data)
+    nowhere = torch.zeros_like(masks)
+    assert explain.region_report(net, data, "nowhere", nowhere, drawn=[0], methods=["edges"], explaining=EXPLAINING) is None
+    framed = explain.region_report(net, data, "border", explain.region_masks("border", data)[1], drawn=[0, 1, 2], methods=["edges"], explaining=EXPLAINING)
+    assert framed["accuracy"]["elsewhere"] is None and framed["images"] == 3          # its own mirror image: nothing to compare with
+
+
+def test_masks_that_are_cut_off_are_not_scored(cheat):
+    net, data = cheat
+    index = data.index.tolist()[:4]
+    assert explain.ask(net, data, index).masks.flatten(1).any(1).all()
+    data.mask_valid = torch.ones(len(data), dtype=torch.bool)
+    data.mask_valid[1] = False
+    try: assert explain.ask(net, data, index).masks.flatten(1).any(1).tolist() == [True, False, True, True]
+    finally: data.mask_valid = torch.ones(len(data), dtype=torch.bool)

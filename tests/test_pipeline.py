@@ -248,7 +248,7 @@ def smoke_run(tmp_path_factory):
 FILES = {
     "data": ["card.json", "samples.png"], "models": ["model.json", "summary.txt"], "train": ["best.pt", "last.pt", "history.csv", "curves.png"],
     "eval": ["predictions.csv", "metrics.json", "confusion_matrix.png", "reliability.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png"],
-    "explain": ["sample_*_gradcam.png", "sample_*_integrated_gradients.png", "attributions.npz", "explanations.csv"], "report": ["report.html", "results.json", "model_card.md"]}
+    "explain": ["sample_*_gradcam.png", "sample_*_integrated_gradients.png", "attributions.npz", "explanations.csv", "scorecard.csv", "verdict.json"], "report": ["report.html", "results.json", "model_card.md"]}
 
 
 def missing_files(folder, stage):

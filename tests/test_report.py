@@ -331,8 +331,11 @@ def test_a_score_that_is_not_defined_is_a_dash(tmp_path):
     for m in given["methods"]: m["scores"]["completeness"].update(mean=None, low=None, high=None, n=0)
     del given["methods"][0]["scores"]["road"]
     given["methods"][1]["scores"]["road"].update(low=None, high=None)
-    results = scored(tmp_path, given)
+    for row in given["agreement"]["matrix"]: row[given["agreement"]["measures"].index("completeness")] = None
+    given["agreement"]["matrix"][given["agreement"]["measures"].index("completeness")] = [None] * len(given["agreement"]["measures"])
+    results = scored(tmp_path / "undefined", given)
     html = report.measured_section(results).data
+    assert "between 21 measures" in html
     assert "Completeness ↓" not in html and ">–<" in html and "None" not in plain(html) and "nan" not in plain(html)
 
 

@@ -131,7 +131,7 @@ def test_the_budget_decides_what_is_explained_again():
     score(model, x, target, maps, budget="cheap", explain=counting, n_steps=4)
     assert len(calls) == 2                                                     # one randomised model, one other class
     cheap, full = ({m.name for m in choose_measures(budget=b)} for b in ("cheap", "full"))
-    assert cheap < full and {"max_sensitivity", "mprt_top_down", "random_logit"} <= full - cheap
+    assert cheap < full and {"max_sensitivity", "mprt_top_down", "mprt_bottom_up"} <= full - cheap
 
 
 def test_bad_questions():

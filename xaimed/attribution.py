@@ -533,7 +533,8 @@ def mean_gradient(
     for first in range(0, n, together):
         changed, weights = zip(*(copies(k) for k in range(first, min(first + together, n))))
         gradient = method.attribute(torch.cat(changed).requires_grad_(), target.repeat(len(changed)), abs=False).detach()
-        for part, weight in zip(gradient.to(torch.promote_types(gradient.dtype, torch.float32)).split(len(target)), weights): total = total + part * weight     # in the copies' order, whatever the batch
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        for part, weight in zip(wide.split(len(target)), weights): total = total + part * weight     # in the copies' order, whatever the batch
     return total / n
 
 @register("smoothgrad", title="SmoothGrad", signed=False, source="Smilkov et al. 2017, arXiv:1706.03825")

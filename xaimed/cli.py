@@ -279,8 +279,8 @@ def _list_models() -> list[str]:
 
 
 def _list_methods() -> list[str]:
-    from xaimed.explain import METHODS
-    return [f"{name:<24} {method.title}" for name, method in METHODS.items()]
+    from xaimed.attribution import METHODS
+    return [f"{name:<24} {method.title}" + (" (control map)" if method.control else "") for name, method in METHODS.items()]
 
 
 def _list_options() -> list[str]: return [f"{name:<28} {field.description}" for name, field in option_fields().items()]

@@ -165,14 +165,18 @@ def impute(
     if tuple(missing.shape) != (len(x), 1, *x.shape[2:]): raise ValueError(f"missing has shape {tuple(missing.shape)}, expected {(len(x), 1, *x.shape[2:])}")
     if bool(missing.flatten(1).all(1).any()): raise ValueError("missing covers a whole image, expected at least one pixel left to fill from")
     gone = missing.to(x.dtype)
-    kernel = torch.tensor([[1, 2, 1], [2, 0, 2], [1, 2, 1]], dtype=x.dtype, device=x.device) / 12
-    def around(u): return F.conv2d(u.flatten(0, 1)[:, None], kernel[None, None], padding=1).view_as(u)
-    weights = around(torch.ones_like(x[:1, :1]))
-    def apply(u): return gone * (weights * u - around(u))
+    weights = _neighbours(torch.ones_like(x[:1, :1]))
+    def apply(u): return gone * (weights * u - _neighbours(u))
     start = (x * (1 - gone)).sum((2, 3), keepdim=True) / (1 - gone).sum((2, 3), keepdim=True)
     filled = x * (1 - gone) + start * gone
     filled = filled + _conjugate_gradients(apply, -apply(filled), weights, tolerance * (x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)))
     return filled if not noise else filled + noise * gone * draws(x, x.shape[1:], seed=seed)
+
+def _neighbours(u):
+    "Weighted sum of the eight neighbours; as shifted slices, since a convolution of one channel takes ten times as long."
+    wide = F.pad(u, (1, 1, 1, 1))
+    columns = torch.add(wide[..., :-2] + wide[..., 2:], wide[..., 1:-1], alpha=2)
+    return torch.add(columns[..., :-2, :] + columns[..., 2:, :], columns[..., 1:-1, :], alpha=2).sub_(u, alpha=4).div_(12)
 
 def _conjugate_gradients(apply, residual, weights, tolerance, rounds=2000):
     "Solve apply(u) = residual for every image and channel; one that is done stands still, so its answer hangs on no other."

@@ -254,8 +254,8 @@ def check_names(
         recipe_for(options.train)
         resolve_device(options.device)
     if "explain" in stages:
-        from xaimed.explain import get_method
-        for name in options.explain.methods: get_method(name)
+        from xaimed.attribution import get_method
+        for name in (*options.explain.methods, *options.scorecard.methods): get_method(name)
 
 # %% ../nbs/06_pipeline.ipynb #17afb465
 def choose_config(

@@ -430,7 +430,7 @@ def method_title(
 ) -> str:
     "Write a method's name as it is written in text."
     judged = results.scorecard.methods if results.scorecard else []
-    return METHOD_WORDS.get(name) or next((m.title for m in judged if m.name == name), name.replace("_", " "))
+    return next((m.title for m in judged if m.name == name), METHOD_WORDS.get(name) or name.replace("_", " "))
 
 
 def _flag_chips(
@@ -569,16 +569,17 @@ def agreement_part(
     pairs = sorted((a.matrix[j][i], a.measures[j], a.measures[i]) for i in range(len(a.measures)) for j in range(i) if a.matrix[j][i] is not None)
     if not pairs: return ""
     from xaimed.plots import matrix
-    words = lambda pair: f"{titles.get(pair[1], pair[1])} and {titles.get(pair[2], pair[2])} ({rounded(pair[0])[0]})"
+    words = lambda pair: f"{titles.get(pair[1], pair[1])} and {titles.get(pair[2], pair[2])} ({rounded(pair[0], largest=1.0)[0]})"
     start = "Measures conflict." if pairs[0][0] < 0.3 else "The measures agree in part." if pairs[0][0] < 0.7 else "The measures agree."
     text = f"{start} Most at odds are {words(pairs[0])}."
     alike = [p for p in pairs if families.get(p[1]) == families.get(p[2]) == "faithfulness"]
     if alike and alike[0] != pairs[0]: text += f" Among the measures of faithfulness, which claim to measure the same thing, it is {words(alike[0])}."
     text += " 1 is the same order of the methods, 0 an unrelated one, −1 the reverse. Measures of different families ask different questions and may differ without being wrong; none of them is averaged with another."
-    fills = [f"{rounded(v)[0]} ({re.sub(r'[ ,(]*blur[^ ]*$', '', titles.get(f'{name}_blur', name.replace('_', ' ')))})" for name, v in card.baselines.items() if v is not None]
+    fills = [f"{rounded(v, largest=1.0)[0]} ({re.sub(r'[ ,(]*blur[^ ]*$', '', titles.get(f'{name}_blur', name.replace('_', ' ')))})" for name, v in card.baselines.items() if v is not None]
     if fills: text += f" What fills the removed pixels matters too: between blur and the mean colour, the orders correlate by {', '.join(fills)}."
-    names = [titles.get(n, n) for n in a.measures]
-    drawn = drawing(matrix(a.matrix, names), f"Rank correlation between {len(names)} measures", f"Spearman's rank correlation between the orders that two measures give to the methods of an image, averaged over {plural(a.images or card.budget.n_images, 'image')}.",
+    kept = [i for i, n in enumerate(a.measures) if any(n in pair for pair in pairs)]   # a measure that compares with no other would be an empty row
+    names = [titles.get(a.measures[i], a.measures[i]) for i in kept]
+    drawn = drawing(matrix([[a.matrix[i][j] for j in kept] for i in kept], names), f"Rank correlation between {len(names)} measures", f"Spearman's rank correlation between the orders that two measures give to the methods of an image, averaged over {plural(a.images or card.budget.n_images, 'image')}.",
                     width=46 if len(names) > 6 else 34, least=36 if len(names) > 9 else 0)
     return f"<h3>Do the measures agree?</h3><p>{escaped(text)}</p>{drawn}"
 
@@ -664,7 +665,8 @@ def measured_section(
     if card is None: return section(note("The explanations of this run were not measured (scorecard.budget is none). A map that was not measured is a picture and no evidence: do not choose between methods by how their maps look.", warn=True))
     from xaimed.verdict import summary_words
     lead = summary_words(card.model_dump(mode="json", by_alias=True))
-    return section(note(lead, card.recommended.reason, warn=card.recommended.method is None), verdict_table(card), scores_figure(card), regions_part(card.regions, results) if card.regions else "",
+    reason = [card.recommended.reason] if card.recommended.method else []   # without a recommendation the lead says why already
+    return section(note(lead, *reason, warn=card.recommended.method is None), verdict_table(card), scores_figure(card), regions_part(card.regions, results) if card.regions else "",
                    agreement_part(card), f"<h3>How it was measured</h3><p>{escaped(budget_words(card))}</p>", all_scores(card))
 
 # %% ../nbs/05_report.ipynb #399f7dea

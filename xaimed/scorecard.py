@@ -898,11 +898,13 @@ def consensus(
     model:nn.Module, x:Tensor, target:Tensor|int, maps:Tensor, # As in `curves`
     *,
     others:Sequence[Tensor], # Maps of the other methods for the same images, controls not among them
-) -> Tensor:                 # -1..1, shape (B,); NaN where there is no other method
-    "Mean rank correlation with the other methods' maps of the same image (Krishna et al. 2022)."
+    cells:int=7,             # Cells along each side
+) -> Tensor:                 # -1..1, shape (B,); NaN where there is no other method, or the map is constant
+    "Mean rank correlation with the other methods over the cells of a grid (after Krishna et al. 2022)."
     check_maps(x, maps)
     if not others: return x.new_full((len(x),), torch.nan)
-    return torch.stack([compare_maps(flat(maps), flat(other)) for other in others]).mean(0)
+    def regions(m): return F.adaptive_avg_pool2d(flat(m).clamp_min(0)[:, None], [min(cells, n) for n in x.shape[2:]])[:, 0]
+    return torch.stack([compare_maps(regions(maps), regions(other)) for other in others]).mean(0)
 
 # %% ../nbs/04_scorecard.ipynb #3aa9ec37
 def choose_measures(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_IMAGES', 'CONSENSUS', 'COLUMNS', 'FLAGS', 'RANDOMISATION', 'PHRASES', 'Limits', 'Interval', 'interval', 'Paired',
-           'smallest_p', 'paired_test', 'holm', 'check_table', 'block', 'scores', 'best_control', 'compare',
-           'agreement', 'baselines', 'flags', 'decisive_measures', 'verdict_of', 'recommend', 'judge', 'summary_words']
+           'smallest_p', 'paired_test', 'holm', 'check_table', 'block', 'scores', 'decisive_measures', 'best_control',
+           'compare', 'agreement', 'baselines', 'flags', 'verdict_of', 'recommend', 'judge', 'summary_words']
 
 # %% ../nbs/04_verdict.ipynb #189c30fa
 from collections import Counter
@@ -27,7 +27,7 @@ class Limits:
     sensitivity: float = 0.5    # Share of its own size that a map may change under an invisible disturbance: half of it must stay
     agreement: float = 0.2      # Mean rank correlation with the other methods' maps; unrelated maps have 0, the same map has 1
     randomisation: float = 0.5  # Similarity with the map of the same network with random weights; above, the map shows more image than model
-    alpha: float = 0.05         # Chance of one false "better" or more in the whole table
+    alpha: float = 0.05         # Chance of one false "better" or more among the decisive comparisons, and the same among the others
 
     def __post_init__(self):
         if not 0 < self.alpha < 1: raise ValueError(f"alpha is {self.alpha}, expected a number between 0 and 1, such as 0.05")
@@ -220,6 +220,12 @@ def scores(
                    for j, scale in enumerate(scales)} for i, name in enumerate(names)}
 
 # %% ../nbs/04_verdict.ipynb #68203f26
+def decisive_measures(
+    measures:Sequence[Mapping],
+) -> list[Mapping]:
+    "The measures of faithfulness that decide."
+    return [m for m in measures if m["family"] == "faithfulness" and m["decisive"]]
+
 def best_control(
     table:pd.DataFrame,   # The scorecard
     measure:Mapping,      # Facts of one measure: name, better
@@ -238,7 +244,7 @@ def compare(
     n_resamples:int=19_999,       # Sign patterns drawn where there are more than that
     seed:int=0,
 ) -> pd.DataFrame:                # One row per comparison: method, measure, control, difference, n, p, p_corrected
-    "Every method against the controls by every measure, on the same images; p is the largest over the controls, then corrected by Holm."
+    "Every method against the controls by every measure, on the same images; p is the largest over the controls, then corrected by Holm, the decisive measures apart from the rest."
     names, rivals = ([m["name"] for m in methods if bool(m["control"]) is kind] for kind in (False, True))
     scales = [m["name"] for m in measures]
     up = np.array([1 if m["better"] == "higher" else -1 for m in measures])[:, None]   # turned, so that higher is better throughout
@@ -254,7 +260,10 @@ def compare(
             counted = np.isfinite(p[i, :, j])
             if counted[b]: rows.append((name, measure["name"], best, difference[i, b, j], int(test.n[i, counted, j].min()), p[i, counted, j].max()))
     found = pd.DataFrame(rows, columns=["method", "measure", "control", "difference", "n", "p"])
-    return found.assign(p_corrected=holm(found["p"].to_numpy(dtype=float)))
+    decides = found["measure"].isin([m["name"] for m in decisive_measures(measures)]).to_numpy()
+    p, corrected = found["p"].to_numpy(dtype=float), np.empty(len(found))
+    for family in (decides, ~decides): corrected[family] = holm(p[family])       # named before, and the rest: each corrected for its own number
+    return found.assign(p_corrected=corrected)
 
 # %% ../nbs/04_verdict.ipynb #579a8246
 def _rank_correlation(a:np.ndarray, b:np.ndarray) -> np.ndarray:
@@ -332,12 +341,6 @@ def _clause(measure:Mapping, entry:Mapping) -> str:
     how = "the same as" if by == 0 else f"{abs(by):.2g} {'better' if by > 0 else 'worse'} than"
     return f"{measure['title']} {how} {_phrase(entry['control'])} ({_p_words(entry['p_corrected'])})"
 
-def decisive_measures(
-    measures:Sequence[Mapping],
-) -> list[Mapping]:
-    "The measures of faithfulness that decide."
-    return [m for m in measures if m["family"] == "faithfulness" and m["decisive"]]
-
 def verdict_of(
     by_measure:Mapping[str, Mapping],   # One method's scores by measure: mean, low, high, n, and control, difference, p, p_corrected, better
     measures:Sequence[Mapping],         # Facts about the measures
@@ -414,7 +417,8 @@ def judge(
     table = check_table(table, measures, methods)
     by_method = scores(table, measures, methods, seed=seed)
     against = compare(table, measures, methods, n_resamples=n_resamples, seed=seed)
-    least_p = len(against) * min((smallest_p(n, n_resamples) for n in against["n"]), default=0.0)
+    deciding = against[against["measure"].isin([m["name"] for m in decisive_measures(measures)])]
+    least_p = len(deciding) * min((smallest_p(n, n_resamples) for n in deciding["n"]), default=0.0)
     found = {(row.method, row.measure): row for row in against.itertuples(index=False)}
     judged = []
     for method in methods:

@@ -1,0 +1,60 @@
+"""Do the maps lie on the lesion? Every method and control map against BreastMNIST's lesion masks.
+
+    python benchmarks/localisation.py ARTIFACTS SIZE [SIZE ...]     after `xaimed --config breastmnist train --data.size SIZE`
+
+Reads the trained runs below ARTIFACTS, explains the predicted class of every test image whose lesion lies whole in the image,
+and writes benchmarks/results/localisation.csv: mean, bootstrap 95 % interval and chance level by method and measure.
+"""
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+from xaimed.attribution import METHODS
+from xaimed.config import load_options
+from xaimed.data import load_split
+from xaimed.explain import ask, explainer
+from xaimed.models import transforms_for
+from xaimed.scorecard import MEASURES, chance_levels, score
+from xaimed.train import load_trained_model
+from xaimed.verdict import interval
+
+LOCALISATION = [m.name for m in MEASURES.values() if m.family == "localisation"]
+SETTINGS = dict(n_steps=16, n_masks=128, n_samples=16, batch_size=32, seed=0)     # of the methods that take them
+
+
+def rows_of(artifacts, size):
+    options = load_options("breastmnist", overrides={"artifacts_dir": artifacts, "data.size": size})
+    model, _ = load_trained_model(options, "best")
+    transform = transforms_for(options)
+    data = load_split(options, "test", transform)
+    index = data.index[data.mask_valid & data.masks.flatten(1).any(1)].tolist()
+    asked = ask(model, data, index)
+    chance = {k: v.numpy() for k, v in chance_levels(asked.masks).items()}
+    settings = SETTINGS | dict(mean=transform.mean, std=transform.std)
+    right = float((asked.logits.argmax(1) == data.labels[asked.rows]).float().mean())
+    print(f"{size} pixels: {len(index)} images with a whole lesion, accuracy on them {right:.3f}", flush=True)
+    for name, method in METHODS.items():
+        started = time.process_time()
+        maps = explainer(name, **settings)(model, asked.x, asked.target).map
+        scores = score(model, asked.x, asked.target, maps, masks=asked.masks, measures=LOCALISATION)
+        line = []
+        for measure, values in scores.items():
+            mean, low, high, n = interval(values.numpy())
+            level = float(np.nanmean(chance[measure]))
+            line.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] chance {level:.3f}")
+            yield [size, name, method.title, int(method.control), measure, f"{mean:.4f}", f"{low:.4f}", f"{high:.4f}", n, f"{level:.4f}", f"{right:.4f}"]
+        print(f"  {method.title:24s} {time.process_time() - started:6.0f} s   " + "   ".join(line), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("artifacts", help="folder that holds train/<run>")
+    parser.add_argument("sizes", type=int, nargs="+")
+    asked = parser.parse_args()
+    target = Path(__file__).parent / "results" / "localisation.csv"
+    rows = [row for size in asked.sizes for row in rows_of(asked.artifacts, size)]
+    with open(target, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["size", "method", "title", "control", "measure", "mean", "low", "high", "n", "chance", "accuracy"], *rows])
+    print(f"{len(rows)} rows in {target.parent.name}/{target.name}")
