@@ -6,7 +6,7 @@ ResNet-18, RGB, the same model, images, targets and maps for every side, all in 
 both at the batch size that suits the bare passes best; the passes are counted, not assumed. Bare passes are timed before and after every turn of every side, and
 the ratio is taken within the turn, so that a busy machine slows both alike. Printed are medians over the turns; the last line is JSON.
 With `--stem auto` the model is the one that xaimed trains at this size (64 pixels: the small stem). `--stem imagenet` makes its passes about 13 times cheaper, and so
-shows overhead that the other hides. On two quiet cores the first takes about 20 minutes and the second 3.
+shows overhead that the other hides. On two quiet cores the first takes about 25 minutes and the second 3.
 
 The peers are not in xaimed's environment. To run both sides:
     pip install --no-deps quantus==0.6.0 grad-cam==1.5.7 ttach opencv-python-headless --target FOLDER && PYTHONPATH=FOLDER python benchmarks/scorecard.py
@@ -52,19 +52,17 @@ class Question:
         # as smooth as a CAM: large holes are the slow ones to fill
         self.maps = blur(torch.randn(a.images, 1, a.size, a.size, generator=generator), a.size / 10).to(device)
         self.copies = self.x.repeat(a.steps, 1, 1, 1)
-        self.rows = 0
 
     @torch.no_grad()
     def bare(self, size, rows):
         for part in self.copies[:rows].split(size): self.model(part)
 
     def count(self, side):
-        "Images that a side sends through the model."
-        self.rows = 0
-        handle = self.model.register_forward_pre_hook(lambda module, given: setattr(self, "rows", self.rows + len(given[0])))
-        try: side()
+        "What a side gives, and how many images it sends through the model."
+        seen = []
+        handle = self.model.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+        try: return side(), sum(seen)
         finally: handle.remove()
-        return self.rows
 
     def seconds(self, side):
         if self.device == "cuda": torch.cuda.synchronize()
@@ -112,6 +110,12 @@ def best_size(q: Question, sizes) -> int:
     return min(trials, key=lambda size: min(trials[size]))
 
 
+def counted(q: Question, sides: dict) -> tuple[dict, dict]:
+    "What each side gives, and its passes; their first run, so they are warm after it."
+    both = {name: q.count(side) for name, side in sides.items()}
+    return {name: result for name, (result, _) in both.items()}, {name: rows for name, (_, rows) in both.items()}
+
+
 def repeated(side, passes: int):
     "A side that makes few passes, several times over: a clock reads a moment badly."
     times = max(1, 256 // max(1, passes))
@@ -124,7 +128,6 @@ def turns(q: Question, size: int, sides: dict, passes: dict, repeats: int) -> di
     "Per side and turn: its seconds, and the seconds of one bare pass around it."
     found, rows = {name: [] for name in sides}, min(256, len(q.copies))
     rows -= rows % size if rows > size else 0           # whole batches
-    for name in sides: q.seconds(sides[name]) if passes[name] <= 256 or q.device == "cuda" else None     # a long one warms up on its own
     for _ in range(repeats):
         before = q.seconds(lambda: q.bare(size, rows))
         for name, side in sides.items():
@@ -142,12 +145,11 @@ def perturbation(a, device) -> list[dict]:
     size = best_size(q, a.batch_sizes)
     sides = {name: lambda side=side: side(size) for name, side in measures(q).items()}
     ours, peers = set(sides), {"Quantus, as it is": True, "Quantus, its check off": False} if available("quantus") else {}
-    curve = sides["pixel flipping"]()[:, 1:].cpu().numpy()
-    for name, shipped in peers.items():
-        far = np.abs(quantus_flipping(q, shipped) - curve).max()
+    for name, shipped in peers.items(): sides[name] = lambda shipped=shipped: quantus_flipping(q, shipped)
+    results, passes = counted(q, sides)
+    for name in peers:
+        far = np.abs(results[name] - results["pixel flipping"][:, 1:].cpu().numpy()).max()
         if far > 1e-4: raise ValueError(f"the curves of Quantus and xaimed differ by {far:.1e}, expected at most 1e-4: their times cannot be compared")
-        sides[name] = lambda shipped=shipped: quantus_flipping(q, shipped)
-    passes = {name: q.count(side) for name, side in sides.items()}
     found = turns(q, size, sides, passes, a.repeats)
     bare = statistics.median(b for times in found.values() for _, b in times)
     print(f"\nPerturbation measures, {device}: {a.images} images of 3×{a.size}×{a.size}, {a.steps} steps; stem {q.model.spec.stem}")
@@ -173,10 +175,10 @@ def cams(a, device) -> list[dict]:
     size = best_size(q, [s for s in a.batch_sizes if s <= a.cam_images])
     sides = {"xaimed": lambda: grad_cam(q.model, q.x, q.target, batch_size=size).map, "captum": lambda: captum_grad_cam(q.model, q.x, q.target, size)}
     if available("grad-cam"): sides["pytorch-grad-cam"] = lambda: other_grad_cam(q.model, q.x, q.target, size)
-    maps = {name: torch.as_tensor(side()).cpu() for name, side in sides.items()}
+    maps, passes = counted(q, sides)
     far = (maps["captum"] - maps["xaimed"]).abs().max() / maps["xaimed"].abs().max()
     if far > 1e-4: raise ValueError(f"the maps of captum and xaimed differ by {far:.1e} of their range, expected at most 1e-4: their times cannot be compared")
-    found = turns(q, size, sides, {name: q.count(side) for name, side in sides.items()}, 2 * a.repeats + 1)
+    found = turns(q, size, sides, passes, 2 * a.repeats + 1)
     print(f"\nGrad-CAM, {device}: {a.cam_images} images of 3×{a.size}×{a.size}, stem {q.model.spec.stem}, batches of {size}; largest difference from captum {far:.1e} of the range")
     rows = []
     for name, times in found.items():
@@ -213,7 +215,7 @@ def available(name: str) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("images", 16), ("size", 64), ("steps", 64), ("repeats", 3), ("threads", 2), ("cam-images", 64)): parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128, 256])
     parser.add_argument("--stem", choices=("auto", "small", "imagenet"), default="auto", help="of the ResNet; auto: small up to 64 pixels, as xaimed trains it")
     parser.add_argument("--device", choices=("cpu", "cuda", "all"), default="all", help="all: the CPU, and the GPU where there is one")
     parser.add_argument("--quick", action="store_true", help="4 images, 16 steps, 2 turns, the stem of larger images: to see that it runs")

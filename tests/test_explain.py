@@ -176,7 +176,8 @@ def test_stage_scores(tmp_path):
     assert sorted(map(len, got)) == sorted([len(every)] * 2 + [len(cheap | ({"max_sensitivity"} if i in set(table[table["group"].notna()]["index"]) else set())) for i in list(got.index) if got[i] != every])
     pictured = {int(r["index"]) for r in csv.DictReader(open(folder / "explanations.csv", encoding="utf-8"))}
     flagged = table[table["index"].isin(pictured)]
-    assert pictured <= set(table["index"]) and all("max_sensitivity" in set(part["measure"]) for _, part in flagged.groupby("index"))
+    assert pictured <= set(table["index"]) and all({"max_sensitivity", "consensus"} <= set(part["measure"]) for _, part in flagged.groupby("index"))
+    assert set(table[table["drawn"] == 0]["measure"]) <= set(explain.WARNING)
     assert table[table["measure"] == "pointing_game"]["chance"].between(0, 1).all() and table[table["measure"] == "road"]["chance"].isna().all()
     assert verdict["budget"] | {"seconds": 0} == {"measures": "full", "n_images": 6, "n_deep": 2, "n_steps": 4, "output": "probability", "batch_size": 32, "seed": 0, "seconds": 0}
     assert verdict["budget"]["seconds"] > 0 and verdict["regions"] is None

@@ -750,7 +750,12 @@ def smoothed_random_map(
     "Uniform noise, blurred: as smooth as a class activation map and as ignorant as noise."
     if not width > 0: raise ValueError(f"width is {width}, expected a share of the image's side above 0")
     x = _control_input(model, x, target)
-    return Attribution(blur(draws(x, (1, *x.shape[2:]), seed=seed, kind="uniform"), width * min(x.shape[2:])))
+    sigma = width * min(x.shape[2:])
+    beyond = 1 + round(3 * sigma)          # noise beyond the border too: blurred from repeated edge pixels, a border would always hold the extremes
+    wide = blur(draws(x, (1, *(n + 2 * beyond for n in x.shape[2:])), seed=seed, kind="uniform"), sigma)
+    smooth = wide[(..., *(slice(beyond, beyond + n) for n in x.shape[2:]))]
+    low, high = (f(smooth.flatten(1), 1).view(-1, *[1] * (x.ndim - 1)) for f in (torch.amin, torch.amax))
+    return Attribution((smooth - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny))
 
 # %% ../nbs/04_attribution.ipynb #18d7780b
 @register("edges", title="Edge detector", signed=False, source="a control: Adebayo et al. 2018, arXiv:1810.03292; the filter of Sobel and Feldman 1968", control=True)
