@@ -182,3 +182,42 @@ def test_double_precision_and_pixel_flipping_itself():
     torch.testing.assert_close(curve[:, 2], want.detach())                             # half of the pixels: the lower half of the image
     cells = region_perturbation(model, x.double(), target, maps, cells=2, n_steps=4)
     assert cells.shape == (6,) and cells.dtype == torch.float64
+
+
+def test_a_share_of_f_is_never_of_a_logit():
+    model, (x, target, _) = net(), question()
+    maps = by_ig(model, x, target)
+    direct = scorecard.average_drop(model, x, target, maps)
+    for given in (dict(output="logit"), dict(output="probability")):
+        both = score(model, x, target, maps, measures=["average_drop", "average_increase"], **given)
+        torch.testing.assert_close(both["average_drop"], direct)
+        assert both["average_drop"].min() >= 0 and both["average_drop"].max() <= 1 and set(both["average_increase"].tolist()) <= {0., 1.}
+    labels = score(model, x, target, maps, measures=["average_drop"], output="logit", bounded="sigmoid")["average_drop"]
+    torch.testing.assert_close(labels, scorecard.average_drop(model, x, target, maps, output="sigmoid"))
+
+
+def test_the_units_of_a_map_do_not_matter():
+    model, (x, target, _) = net(), question()
+    maps = by_ig(model, x, target)
+    names = ["faithfulness_correlation", "infidelity", "sparseness", "flipping_area_blur"]
+    whole, tiny = (score(model, x, target, m, measures=names, n_steps=4) for m in (maps, maps * 1e-20))
+    for name in names: torch.testing.assert_close(tiny[name], whole[name], atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_ties_are_not_broken_by_the_random_control():
+    model, (x, _, _) = net(), question()
+    random = attribute("random", model, x, 0).map
+    order, control = (scorecard.rank_pixels(m, x) for m in (torch.zeros_like(random), random))
+    assert not torch.equal(order, control) and not torch.equal(order, 255 - control)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_scores_stay_on_the_device_and_are_the_same_there():
+    model, (x, target, masks) = net(), question()
+    result = integrated_gradients(model, x, target, n_steps=4)
+    here = everything(model, x, target, result.map, masks, result.gap)
+    there = everything(model.cuda(), x.cuda(), target.cuda(), result.map.cuda(), masks.cuda(), result.gap.cuda())
+    for name in here:
+        assert there[name].device.type == "cuda", name
+        torch.testing.assert_close(there[name].cpu(), here[name], equal_nan=True, atol=5e-3, rtol=1e-2, msg=name)
+    assert all(level.device.type == "cuda" for level in chance_levels(masks.cuda()).values())

@@ -308,7 +308,7 @@ def test_judge_gives_the_file_as_agreed():
     found = v.judge(t, MEASURES, METHODS, budget={"n_images": np.int64(24), "seconds": 1.5}, regions={"name": "x"})
     assert list(found) == ["format", "version", "budget", "measures", "methods", "agreement", "baselines", "recommended", "points", "regions", "flags", "limits", "comparisons"]
     assert found["format"] == "xaimed-verdict" and found["version"] == 1 and found["points"] is None and found["regions"] == {"name": "x"}
-    assert found["limits"] == {"gap": 0.1, "sensitivity": 0.5, "agreement": 0.2, "randomisation": 0.5, "alpha": 0.05}
+    assert found["limits"] == {"gap": 0.1, "sensitivity": 0.5, "empty": 1e-6, "agreement": 0.2, "randomisation": 0.5, "alpha": 0.05}
     assert json.loads(json.dumps(found, allow_nan=False)) == found == plain(found)
     assert [list(m) for m in found["methods"]] == [["name", "title", "control", "verdict", "kind", "reason", "scores"]] * 5
     assert list(found["methods"][0]["scores"]["road"]) == ["mean", "low", "high", "n", "chance", "control", "difference", "p", "p_corrected", "better"]

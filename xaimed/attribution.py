@@ -125,7 +125,7 @@ def draws(
     x:Tensor,                # Images, shape (B, …)
     shape:Sequence[int],     # Of the draw for one image
     *,
-    seed:int=0,              # Another seed, other numbers
+    seed:int|str=0,          # Another seed, other numbers; a word before the number makes a stream of its own
     kind:str="normal",       # "normal": mean 0, variance 1; "uniform": 0..1
 ) -> Tensor:                 # Shape (B, *shape), type and device of x
     "Random numbers for each image, independent of its batch."

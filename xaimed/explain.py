@@ -23,16 +23,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from .attribution import METHODS, Attribution, attribute, enlarge, get_method, undisturbed
-from .config import Options, load_options, progress, read_json, resolve_device, resolve_path, run_stage, unknown, write_json
+from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, unknown, write_json
 from .data import ImageDataset, load_split
 from .eval import run_eval
 from .models import transforms_for
-from .perturbation import impute, in_batches
+from .perturbation import impute, in_batches, out_of_memory
 from .plots import overlay_grid, save_figure, shared_scale
 from .scorecard import MEASURES, chance_levels, choose_measures, pixel_effects, randomised_models, relevance_mass, score, square_effects
 from .train import load_trained_model, run_training
 from .trust import predict_labels, probabilities
-from .verdict import interval, judge
+from .verdict import MIN_IMAGES, interval, judge
 
 # %% ../nbs/04_explain.ipynb #4929b6d1
 def choose_targets(
@@ -105,7 +105,7 @@ def ask(
     rows = torch.tensor([where[int(i)] for i in index], dtype=torch.int64)
     device = next(model.parameters()).device
     x = torch.cat([data.transform(part.to(device)) for part in data.images[rows].split(batch_size)])
-    with undisturbed(model, device.type), torch.no_grad(): logits = torch.cat([model(part) for part in x.split(batch_size)])
+    with undisturbed(model, device.type), torch.no_grad(): logits = in_batches(lambda start, stop: model(x[start:stop]), len(x), batch_size)
     masks = None
     if data.masks is not None:
         usable = data.masks[rows] if data.mask_valid is None else data.masks[rows] & data.mask_valid[rows].view(-1, 1, 1)
@@ -116,9 +116,18 @@ def explainer(
     method:str,       # Name of a registered method
     **options,        # n_steps, baseline, batch_size, mean, std, seed …: the method takes those it knows
 ) -> Callable:        # (model, x, target) -> Attribution
-    "One method with its options, as a function of model, images and target."
+    "One method with its options, as a function of model, images and target; out of memory halves its batch."
     own = {k: v for k, v in options.items() if k in get_method(method).options}
-    return lambda model, x, target: attribute(method, model, x, target, **own)
+    def explain(model, x, target):
+        bounded = dict(own)
+        while True:
+            try: return attribute(method, model, x, target, **bounded)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or bounded.get("batch_size", 1) == 1: raise
+            bounded["batch_size"] //= 2                  # outside the handler: inside it the error would still hold the failed batch
+            log.warning("%s: out of memory, going on with %d images at once", method, bounded["batch_size"])
+            if torch.cuda.is_available(): torch.cuda.empty_cache()
+    return explain
 
 # %% ../nbs/04_explain.ipynb #c864adbe
 @dataclass(frozen=True)
@@ -271,7 +280,7 @@ def scored_methods(
     for name in names: get_method(name)
     return sorted(names, key=lambda name: METHODS[name].control)
 
-WARNING = ("completeness", "max_sensitivity", "consensus")   # Measures that say whether a single map may be trusted
+WARNING = ("completeness", "max_sensitivity", "sparseness", "consensus")   # Measures that say whether a single map may be trusted
 
 def scoring_plan(
     drawn:Sequence[int],      # Indices of the seeded draw, in its order
@@ -325,9 +334,12 @@ def scorecard(
 ) -> pd.DataFrame:           # One row per image × method × measure, as in scorecard.csv
     "Score every method on a split's images, a batch at a time."
     explain, size, rows = {name: explainer(name, **explaining) for name in methods}, options["batch_size"], []
+    deep = {i for images, names in plan if "mprt_top_down" in names for i in images}
+    def counts(i, name): return int(i in drawn and (MEASURES[name].budget == "cheap" or i in deep))     # a picture's own sensitivity is no part of the sample
     full = any("mprt_top_down" in names for _, names in plan)
-    models = {order: list(randomised_models(model, order=order, seed=options["seed"])) for order in (("top_down", "bottom_up") if full else ("whole",))}
-    models.setdefault("whole", models.get("top_down", [])[-1:])          # built once for all methods and batches
+    def copies(order): return [(group, changed.cpu()) for group, changed in randomised_models(model, order=order, seed=options["seed"])]
+    models = {order: copies(order) for order in (("top_down", "bottom_up") if full else ("whole",))}
+    models.setdefault("whole", models.get("top_down", [])[-1:])          # built once for all methods and batches; they wait in the machine's own memory
     work = [(images[k:k + size], names) for images, names in plan for k in range(0, len(images), size)]
     for images, names in progress(work, desc="scorecard"):
         asked = ask(model, data, images, target=target, batch_size=size)
@@ -335,7 +347,7 @@ def scorecard(
         chance = {name: level.tolist() for name, level in chance.items()}
         for method, scores in table.items():
             for name, values in scores.items():
-                rows += [(i, groups.get(i, ""), int(i in drawn), t, method, int(METHODS[method].control), name, v, chance[name][k] if name in chance else None)
+                rows += [(i, groups.get(i, ""), counts(i, name), t, method, int(METHODS[method].control), name, v, chance[name][k] if name in chance else None)
                          for k, (i, t, v) in enumerate(zip(images, asked.target.tolist(), values.tolist()))]
     table = pd.DataFrame(rows, columns=["index", "group", "drawn", "target", "method", "control", "measure", "value", "chance"])
     order = {"index": list(dict.fromkeys([*drawn, *groups])), "method": list(methods), "measure": list(MEASURES)}
@@ -372,6 +384,7 @@ def region_masks(
     masks = values if values.dtype == torch.bool else values >= (128 if values.max() > 1 else 1)
     if masks.ndim == 2: masks = masks.expand(n, *masks.shape)
     elif masks.ndim == 3 and len(masks) > n: masks = masks[data.index]            # a split that was cut down
+    if not masks.any(): raise ValueError(f"the region in {path.name} is empty, expected true, 1, or at least 128 (of 255) inside it")
     if tuple(masks.shape) != (n, *size): raise ValueError(f"the region in {path.name} has shape {tuple(values.shape)}, expected {size} or {(n, *size)}")
     return path.stem, masks
 
@@ -420,7 +433,7 @@ def region_report(
 ) -> dict|None:              # As in verdict.json; None where no image has the region
     "How much of the relevance lies in a suspicious region, and how many answers hang on it."
     inside = data.transform.mask(masks)
-    rows = inside.flatten(1).any(1).nonzero()[:, 0]
+    rows = (inside.flatten(1).any(1) & ~inside.flatten(1).all(1)).nonzero()[:, 0]         # a region that is the whole image leaves nothing to fill in from
     if not len(rows): return None
     finding = None if data.masks is None else data.transform.mask(data.masks)[rows]
     other = elsewhere(inside[rows], finding)
@@ -458,11 +471,12 @@ def measure_explanations(
 ) -> tuple[pd.DataFrame, dict]: # The long table, and the verdict
     "Score every method of the run and judge it."
     asked, started = options.scorecard, time.perf_counter()
-    output = "sigmoid" if data.spec.task == "multi-label" and asked.output == "probability" else asked.output
+    bounded = "sigmoid" if data.spec.task == "multi-label" else "probability"
+    output = bounded if asked.output == "probability" else asked.output
+    region = region_masks(asked.region, data)           # a bad file is said before the work, not after it
     drawn, groups, methods = draw_images(data.index.tolist(), asked.n_images, seed=options.seed), dict(samples), scored_methods(options)
     table = scorecard(model, data, scoring_plan(drawn, list(groups), asked.budget, asked.n_deep), methods=methods, groups=groups, drawn=drawn, target=options.explain.target,
-                      explaining=explaining, n_steps=asked.n_steps, output=output, seed=options.seed, batch_size=asked.batch_size)
-    region = region_masks(asked.region, data)
+                      explaining=explaining, n_steps=asked.n_steps, output=output, bounded=bounded, seed=options.seed, batch_size=asked.batch_size)
     found = region and region_report(model, data, *region, drawn=drawn, methods=methods, target=options.explain.target, explaining=explaining, batch_size=asked.batch_size, seed=options.seed)
     taken = set(table["measure"]) - {"consensus"}        # it grades no method: `judge` reads it for warnings only
     budget = {"measures": asked.budget, "n_images": len(drawn), "n_deep": min(asked.n_deep, len(drawn)) if asked.budget == "full" else 0, "n_steps": asked.n_steps, "output": output, "batch_size": asked.batch_size,
@@ -497,7 +511,10 @@ def run_explain(
         if not samples: raise ValueError("no image to explain: explain.n_random is 0 and no gallery image was found; expected at least one, set explain.n_random")
         explaining = dict(n_steps=asked.n_steps, baseline=asked.baseline, batch_size=asked.batch_size, mean=transform.mean, std=transform.std, seed=options.seed)
         shown, facts = explain_samples(model, data, samples, methods=asked.methods, target=asked.target, **explaining), {}
-        if options.scorecard.budget != "none":
+        if options.scorecard.budget != "none" and len(data) < MIN_IMAGES:
+            log.warning("no scorecard: the split has %d images, and a verdict needs %d", len(data), MIN_IMAGES)
+            facts = {"scorecard": f"left out: the split has {len(data)} images, a verdict needs {MIN_IMAGES}"}
+        elif options.scorecard.budget != "none":
             table, verdict = measure_explanations(options, model, data, samples, explaining)
             table.to_csv(folder / "scorecard.csv", index=False, float_format="%.6g")
             write_json(folder / "verdict.json", verdict)

@@ -58,7 +58,7 @@ def rank_pixels(
 ) -> Tensor:       # Rank of each pixel, shape (B, H·W), int64; 0 for the most relevant
     "Order pixels from the most to the least relevant, ties at random."
     values = flat(maps).flatten(1)
-    shuffled = draws(x, values.shape[1:], seed=seed, kind="uniform").argsort(1)
+    shuffled = draws(x, values.shape[1:], seed=f"ties {seed}", kind="uniform").argsort(1)      # a stream that no random map shares
     order = shuffled.gather(1, values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     return order.argsort(1)
 
@@ -167,9 +167,10 @@ def impute(
     gone = missing.to(x.dtype)
     weights = _neighbours(torch.ones_like(x[:1, :1]))
     def apply(u): return gone * (weights * u - _neighbours(u))
+    contrast = torch.maximum(x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True), .01 * x.abs().amax((2, 3), keepdim=True))    # a blank channel has none
     start = (x * (1 - gone)).sum((2, 3), keepdim=True) / (1 - gone).sum((2, 3), keepdim=True)
     filled = x * (1 - gone) + start * gone
-    filled = filled + _conjugate_gradients(apply, -apply(filled), weights, tolerance * (x.amax((2, 3), keepdim=True) - x.amin((2, 3), keepdim=True)))
+    filled = filled + _conjugate_gradients(apply, -apply(filled), weights, tolerance * contrast)
     return filled if not noise else filled + noise * gone * draws(x, x.shape[1:], seed=seed)
 
 def _neighbours(u):
@@ -212,7 +213,10 @@ def imputed_curve(
     if not all(0 < s < 1 for s in shares): raise ValueError(f"shares is {shares}, expected shares between 0 and 1: of an image removed whole nothing is left to fill from")
     count = torch.tensor([max(1, round(s * rank.shape[1])) for s in shares], device=x.device)
     place = rank.view(len(x), 1, *x.shape[2:])
-    def change(image, step): return impute(x[image], place[image] < count[step].view(-1, 1, 1, 1), noise=noise, seed=seed)
+    grain = noise * draws(x, x.shape[1:], seed=seed)                # of the image, not of the copy: drawn once
+    def change(image, step):
+        gone = place[image] < count[step].view(-1, 1, 1, 1)
+        return impute(x[image], gone) + grain[image] * gone
     return responses(model, x, target, len(count), change, output=output, batch_size=batch_size)
 
 # %% ../nbs/04_perturbation.ipynb #1aa349f6

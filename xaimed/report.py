@@ -622,7 +622,7 @@ def _pointing_words(regions:Regions, results:Results) -> str:
 
 # %% ../nbs/05_report.ipynb #23d17d32
 LIMIT_WORDS = {"alpha": "A difference counts when its corrected p is below", "randomisation": "Fails the randomisation test when the similarity with the map of the randomised model is surely above",
-    "sensitivity": "Flag “unstable” when max-sensitivity is above", "gap": "Flag “incomplete” when the sum is off by more than (logits)", "agreement": "Flag “alone” when the correlation with the other methods' maps is below"}
+    "sensitivity": "Flag “unstable” when max-sensitivity is above", "gap": "Flag “incomplete” when the sum is off by more than (logits)", "agreement": "Flag “alone” when the correlation with the other methods' maps is below", "empty": "Flag “empty” when the map's Gini index is below"}
 
 def budget_words(
     card:Scorecard,

@@ -226,11 +226,13 @@ def road(
 def kept(
     model:nn.Module, x:Tensor, target:Tensor|int, maps:Tensor, # As in `curves`
     *,
-    output:str="probability", # What f is
+    output:str="probability", # What f is; a logit is replaced by `bounded`: a share of f needs an f that is never negative
+    bounded:str="probability", # "probability", or "sigmoid" in a multi-label task
     batch_size:int=32,        # Copies in one forward pass
 ) -> Tensor:                  # f of the image and of what its map keeps of it, shape (B, 2)
     "What the model says of an image seen through its map."
     check_maps(x, maps)
+    if output == "logit": output = bounded
     value = flat(maps).clamp_min(0)[:, None]
     strength = value / value.amax((2, 3), keepdim=True).clamp_min(torch.finfo(value.dtype).tiny)
     strength = torch.where(is_constant(flat(maps)).view(-1, 1, 1, 1), 0., strength)
@@ -251,7 +253,7 @@ def average_drop(
     model:nn.Module, x:Tensor, target:Tensor|int, maps:Tensor, # As in `curves`
     *,
     kept:Tensor|None=None, # What `kept` returned, when it is there already
-    output:str="probability", batch_size:int=32, # As in `curves`; a share of a logit means nothing, so the logit is not for this measure
+    output:str="probability", batch_size:int=32, # As in `kept`
 ) -> Tensor:               # 0..1, shape (B,)
     "Share of f that is lost when the image is seen through its map (Chattopadhay et al. 2018)."
     before, after = _kept_of(kept, model, x, target, maps, output, batch_size)
@@ -271,7 +273,6 @@ def average_increase(
 _make_kept = kept
 
 def _kept_of(given, model, x, target, maps, output, batch_size):
-    if output == "logit": output = "probability"        # a share of f needs an f that is never negative
     return (given if given is not None else _make_kept(model, x, target, maps, output=output, batch_size=batch_size)).unbind(1)
 
 # %% ../nbs/04_scorecard.ipynb #3c2afd85
@@ -301,6 +302,8 @@ def square_effects(
 _make_pixel_effects, _make_square_effects = pixel_effects, square_effects
 
 # %% ../nbs/04_scorecard.ipynb #5b1cae25
+def _precise(values): return values.to(torch.float32 if values.device.type == "mps" else torch.float64)   # mps has no float64
+
 @measure("faithfulness_correlation", title="Faithfulness correlation", family="faithfulness", better="higher", passes="n, once for all maps",
          source="Bhatt et al. 2020, arXiv:2005.00631; Ancona et al. 2018, arXiv:1711.06104")
 def faithfulness_correlation(
@@ -312,11 +315,10 @@ def faithfulness_correlation(
     "Correlation of what a map says regions are worth with what their removal costs (Bhatt et al. 2020)."
     check_maps(x, maps)
     regions, costs = pixel_effects or _make_pixel_effects(model, x, target, n_regions=n_regions, seed=seed, batch_size=batch_size)
-    said = region_sums(maps, regions)
-    said, costs = (a - a.mean(1, keepdim=True) for a in (said, costs))
+    said, costs = (a - a.mean(1, keepdim=True) for a in (_precise(a) for a in (region_sums(_precise(maps), regions), costs)))
     spread = said.norm(dim=1) * costs.norm(dim=1)
     flat_or_same = is_constant(flat(maps)) | (costs.abs().amax(1) <= 0)
-    return torch.where(flat_or_same | (spread == 0), torch.nan, (said * costs).sum(1) / spread)
+    return torch.where(flat_or_same | (spread == 0), torch.nan, (said * costs).sum(1) / spread).to(x.dtype)
 
 @measure("infidelity", title="Infidelity", family="faithfulness", better="lower", passes="n, once for all maps", source="Yeh et al. 2019, arXiv:1901.09392")
 def infidelity(
@@ -329,10 +331,10 @@ def infidelity(
     "Mean squared error of a map's prediction of what removed squares cost (Yeh et al. 2019)."
     check_maps(x, maps)
     regions, costs = square_effects or _make_square_effects(model, x, target, n_regions=n_regions, seed=seed, batch_size=batch_size)
-    said = region_sums(maps, regions)
+    said, costs = region_sums(_precise(maps), regions), _precise(costs)
     power = said.square().sum(1, keepdim=True)
     factor = torch.where(power > 0, (said * costs).sum(1, keepdim=True) / power.clamp_min(torch.finfo(power.dtype).tiny), 0.) if scaled else 1.
-    return (factor * said - costs).square().mean(1)
+    return (factor * said - costs).square().mean(1).to(x.dtype)
 
 # %% ../nbs/04_scorecard.ipynb #5109784e
 def perturbed_maps(
@@ -351,7 +353,7 @@ def perturbed_maps(
     target = as_targets(target, x)
     low, high = x.detach().flatten(1).aminmax(dim=1)
     reach = (radius * (high - low)).view(-1, 1, 1, 1)
-    noise = draws(x, (int(n_perturbations), *x.shape[1:]), seed=seed, kind="uniform") * 2 - 1
+    noise = draws(x, (int(n_perturbations), *x.shape[1:]), seed=f"shake {seed}", kind="uniform") * 2 - 1
     return torch.stack([flat(explain(model, x.detach() + reach * noise[:, i], target)) for i in range(int(n_perturbations))])
 
 def sensitivities(
@@ -364,8 +366,6 @@ def sensitivities(
         raise ValueError(f"moved has shape {tuple(moved.shape)}, expected (n, {', '.join(map(str, values.shape))}): the result of perturbed_maps")
     change = (moved - values).flatten(2).norm(dim=2) / values.flatten(1).norm(dim=1)
     return change.masked_fill(is_constant(values), torch.nan).float()
-
-def _precise(values): return values.to(torch.float32 if values.device.type == "mps" else torch.float64)   # mps has no float64
 
 # %% ../nbs/04_scorecard.ipynb #e252b551
 @shared
@@ -585,7 +585,11 @@ def randomised_maps(
     target, stages = as_targets(target, x), {}
     for order in orders:
         pairs = models[order] if models is not None else randomised_models(model, order=order, seed=seed)
-        stages[order] = {group: flat(explain(changed, x, target)) for group, changed in pairs}
+        stages[order] = {}
+        for group, changed in pairs:
+            home = next(changed.parameters()).device         # copies may wait in another memory: one at a time on the device of x
+            stages[order][group] = flat(explain(changed.to(x.device), x, target))
+            changed.to(home)
     return stages
 
 @shared
@@ -712,7 +716,7 @@ def random_logit(
     if lowest < 0 or highest >= classes:
         raise ValueError(f"target holds indices {lowest}..{highest}, expected 0..{classes - 1}: the model has {classes} outputs")
     if classes < 2: return torch.full((len(x),), torch.nan, device=x.device)
-    other = (draws(x, (1,), seed=seed, kind="uniform")[:, 0] * (classes - 1)).long().clamp(max=classes - 2)
+    other = (draws(x, (1,), seed=f"class {seed}", kind="uniform")[:, 0] * (classes - 1)).long().clamp(max=classes - 2)
     return compare_maps(flat(maps), flat(explain(model, x, other + (other >= target))), similarity)
 
 # %% ../nbs/04_scorecard.ipynb #af75c970

@@ -25,13 +25,14 @@ class Limits:
     "Where a number becomes a word."
     gap: float = 0.1            # Logits that a map's sum may miss; a probability moves by at most a quarter of that, 2.5 points
     sensitivity: float = 0.5    # Share of its own size that a map may change under an invisible disturbance: half of it must stay
+    empty: float = 1e-6         # Gini index of the map; a constant map has 0 and points nowhere
     agreement: float = 0.2      # Mean rank correlation with the other methods' maps; unrelated maps have 0, the same map has 1
     randomisation: float = 0.5  # Similarity with the map of the same network with random weights; above, the map shows more image than model
     alpha: float = 0.05         # Chance of one false "better" or more among the decisive comparisons, and the same among the others
 
     def __post_init__(self):
         if not 0 < self.alpha < 1: raise ValueError(f"alpha is {self.alpha}, expected a number between 0 and 1, such as 0.05")
-        for name in ("gap", "sensitivity", "agreement", "randomisation"):
+        for name in ("gap", "sensitivity", "empty", "agreement", "randomisation"):
             if not np.isfinite(getattr(self, name)): raise ValueError(f"the limit {name} is {getattr(self, name)}, expected a finite number")
 
 MIN_IMAGES = 5   # Fewer pairs are not compared: even a win on every one of four has p = 1/16
@@ -48,7 +49,8 @@ class Interval(NamedTuple):
 def _bounds(rows:np.ndarray, n_resamples:int, seed:int) -> tuple[np.ndarray, np.ndarray]:
     "Lower and upper ends for sorted rows of equally many values, none of them constant."
     middle, spread = rows.mean(1, keepdims=True), np.ptp(rows, axis=1, keepdims=True)
-    found = bootstrap(((rows - middle) / spread,), np.mean, axis=1, n_resamples=n_resamples, rng=np.random.default_rng(seed), method="BCa")
+    found = bootstrap(((rows - middle) / spread,), np.mean, axis=1, n_resamples=n_resamples, rng=np.random.default_rng(seed), method="BCa",
+                      batch=max(1, 2**22 // rows.size))         # a few resamples at a time: memory follows the table, not the draws
     low, high = (middle[:, 0] + end * spread[:, 0] for end in found.confidence_interval)
     # a strong skew can push a BCa end past the mean, and rounding past the values: neither makes sense to a reader
     return np.clip(low, rows[:, 0], middle[:, 0]), np.clip(high, middle[:, 0], rows[:, -1])
@@ -305,6 +307,7 @@ def baselines(
 FLAGS = (   # measure in the table, flag, its limit, the side that is flagged, words
     ("completeness", "incomplete", "gap", "above", "sum off by {value:.2f} logits, limit {limit:.2f}"),
     ("max_sensitivity", "unstable", "sensitivity", "above", "max-sensitivity {value:.2f}, limit {limit:.2f}"),
+    ("sparseness", "empty", "empty", "below", "the map is the same everywhere"),
     (CONSENSUS, "alone", "agreement", "below", "correlation with other methods {value:.2f}, limit {limit:.2f}"),
 )
 
