@@ -142,7 +142,7 @@ class ExplainOptions(Section):
 
 class ScorecardOptions(Section):
     "How the explanations are measured."
-    budget: Literal["none", "cheap", "full"] = Field("full", description="`none`: no scorecard; `cheap`: no measure that explains changed images or changed models; `full`: every measure")
+    budget: Literal["none", "cheap", "full"] = Field("full", description="`none`: no scorecard; `cheap`: each image is explained again for one randomised model and one other class only; `full`: every measure")
     n_images: int = Field(32, ge=5, description="Images scored, drawn at random by seed from the split that was evaluated")
     methods: tuple[str, ...] = Field(("saliency", "input_x_gradient", "smoothgrad", "guided_backprop", "gradient_shap", "gradcam_plus_plus", "layercam", "occlusion", "rise"), description="Methods compared beside those of explain.methods")
     n_deep: int = Field(16, ge=2, description="Of these, images for the measures of the full budget, which explain changed images and changed models")

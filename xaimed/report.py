@@ -541,6 +541,7 @@ def verdict_table(
     rows = [[name(m), *(cell(m, x) for x in decisive + beside)] for m in methods + controls]
     caption = (f"Mean over {plural(card.budget.n_images, 'image')}, its 95 % interval, and below them the best control map or the level of chance; green: better than every control, beyond luck. "
                "↑ higher is better, ↓ lower is better. Gray rows are the controls: maps that know nothing of the model.")
+    if card.budget.n_deep and any(x.name == "max_sensitivity" for x in beside): caption += f" Max-sensitivity: over {plural(card.budget.n_deep, 'image')}."
     return table(rows, ["Method", *map(_arrow, decisive + beside)], caption=caption, css="xr-sticky", row_css=[""] * len(methods) + ["xr-gray"] * len(controls))
 
 # %% ../nbs/05_report.ipynb #0eaa9a97

@@ -167,8 +167,9 @@ class Explained(Part):
 # %% ../nbs/05_schema.ipynb #29474b00
 class Budget(Part):
     "What was spent on measuring the explanations."
-    measures: str = Field(description="cheap: no measure that explains changed images or changed models; full: every measure")
+    measures: str = Field(description="none, cheap or full, as in scorecard.budget")
     n_images: int = Field(description="Images scored, drawn at random by seed")
+    n_deep: int | None = Field(None, description="Of these, images for the measures that explain changed images and changed models")
     n_steps: int | None = Field(None, description="Steps in which pixels are taken away or put back")
     output: str = Field("probability", description="What of the model's answer is watched: probability or logit")
     batch_size: int | None = Field(None, description="Images in one pass")
