@@ -418,6 +418,7 @@ def right_answers(
     right = predict_labels(probabilities(logits.numpy(), data.spec.task), data.spec.task) == data.labels[rows].cpu().numpy()
     return right.reshape(len(rows), -1).mean(1)
 
+# %% ../nbs/04_explain.ipynb #5e1c0a72
 def region_report(
     model:nn.Module,
     data:ImageDataset,       # The split, with its transform

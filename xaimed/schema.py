@@ -218,7 +218,7 @@ class Judged(Part):
     reason: str | None = Field(None, description="One sentence with figures")
     scores: dict[str, Score] = Field({}, description="Scores by measure")
 
-
+# %% ../nbs/05_schema.ipynb #7b2d9c14
 class Agreement(Part):
     "Do the measures put the methods in the same order?"
     measures: list[str] = Field(description="Measures compared")
@@ -606,7 +606,7 @@ def read_scorecard(
     if card.agreement and [len(row) for row in card.agreement.matrix] != [k] * k: raise broken(options, "explain", "verdict.json", f"holds an agreement matrix that is not {k} × {k}")
     return card
 
-
+# %% ../nbs/05_schema.ipynb #3f8a6e21
 def _manifest(options:Options, stage:str) -> dict:
     "Read a stage's manifest, or say that the stage is not finished."
     try: found = read_manifest(stage_dir(options, stage))
