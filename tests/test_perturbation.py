@@ -99,7 +99,7 @@ def test_imputation_equals_a_direct_solution(share):
     got = impute(torch.from_numpy(x), torch.from_numpy(missing)[:, None], tolerance=1e-9)
     np.testing.assert_allclose(got.numpy(), want, atol=1e-6)
     coarse = impute(torch.from_numpy(x).float(), torch.from_numpy(missing)[:, None])
-    np.testing.assert_allclose(coarse.numpy(), want, atol=.02)                                           # as it is used
+    assert np.abs(coarse.numpy() - want).max() < 3e-3 * np.ptp(x, axis=(2, 3)).min()                     # as it is used
     assert torch.equal(coarse[~torch.from_numpy(missing)[:, None].expand(-1, 2, -1, -1)], torch.from_numpy(x).float()[~torch.from_numpy(missing)[:, None].expand(-1, 2, -1, -1)])
 
 
