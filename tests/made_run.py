@@ -23,6 +23,25 @@ def write_csv(path:Path, columns:list[str], rows) -> None:
         out.writerows(rows)
 
 
+def metric_rows(k):
+    "Figures with intervals as an evaluation writes them; the last class has no image."
+    whole = [("auc", "AUC", .981, "BCa"), ("accuracy", "Accuracy", .91, "Wilson"), ("macro_f1", "Macro F1", .88, "BCa"), ("kappa", "Cohen's kappa", .87, "BCa")]
+    rows = [{"name": n, "title": t, "better": "higher", "class": None, "value": v, "low": v - .03, "high": v + .015, "interval": by} for n, t, v, by in whole]
+    for n in ("sensitivity", "specificity", "ppv", "npv", "auc_per_class"):
+        rows += [{"name": n, "title": n, "better": "higher", "class": i, "value": None if i == k - 1 else .9, "low": None if i == k - 1 else .8, "high": None if i == k - 1 else .95, "interval": "Wilson"} for i in range(k)]
+    return rows
+
+
+def held_out(k, n, many):
+    "What an evaluation writes of calibration, conformal sets and selective prediction; the last class has no image."
+    summary = dict(ece=.04, ece_mass=.05, mce=.2, classwise_ece=.03, brier=.12, nll=.3, n=n, n_bins=15)
+    def covered(v): return dict(n=n // k, coverage=v, low=None if v is None else v - .03, high=None if v is None else v + .02)
+    def sets(v, limit): return dict(covered(v), thresholds=[.7] * (k - 1) + [limit], target=.9, mean_size=1.3, sizes=[], empty=.01, single=.7, full=.1, by_class=[covered(v - .1)] + [covered(.95)] * (k - 2) + [covered(None)])
+    return {"held_out": dict(split="val", n=100), "calibration": dict(method="temperature", notes=[], temperature=None if many else 1.4, before=summary, after=dict(summary, ece=.02, nll=.28)),
+            "conformal": dict(alpha=.1, score="lac", n_held_out=100, marginal=sets(.9, .7), by_class=sets(.93, None)),
+            "selective": dict(aurc=.02, best=.004, excess=.016, error=.09, at=[dict(target=t, coverage=t, threshold=.6, n=int(t * n), accuracy=.97, low=.94, high=.99) for t in (.8, .9, .95)])}
+
+
 def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None, failures=True, masks=False, official=True, size=28, stem="small", draw=draw, n_test=200, native=None, model=None, verdict=None, **overrides):
     "Write the files of a finished run, as the stages' contract has them."
     native = native or size  # side of the images in the file
@@ -42,7 +61,8 @@ def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None
     write_csv(at["train"] / "history.csv", list(schema.Epoch.model_fields), [[e, 1e-3, 1 / e, 0.5 + e / 20, 1.1 / e, 0.5 + e / 21, 0.6 + e / 30, 1.5] for e in range(1, 9)])
     write_json(at["eval"] / "metrics.json", {
         "accuracy": 0.91, "macro_f1": 0.88, "ece": 0.041, "auc": 0.981, "n": n_test, "split": "test", "task": task, "classes": classes, "dataset": dataset, "checkpoint": {"which": "best", "epoch": 7},
-        "per_class": [{"class": c, "precision": 0.9, "recall": 0.8, "f1": 0.85, "auc": None if i == k - 1 else 0.97, "support": 0 if i == k - 1 else n_test // k} for i, c in enumerate(classes)], "medmnist": {"AUC": 0.981, "ACC": 0.91}})
+        "per_class": [{"class": c, "precision": 0.9, "recall": 0.8, "f1": 0.85, "auc": None if i == k - 1 else 0.97, "support": 0 if i == k - 1 else n_test // k} for i, c in enumerate(classes)], "medmnist": {"AUC": 0.981, "ACC": 0.91},
+        "intervals": {"level": 0.95, "n_resamples": 2000, "seed": 0, "rows": metric_rows(k)}, **held_out(k, n_test, many)})
     label, predicted = (";".join(["1"] + ["0"] * (k - 1)), ";".join(["0"] * k)) if many else ("0", "1")
     rows = [(group, rank, 10 * rank + j, label, predicted, 0.99 - rank / 50, classes[0], "none" if many else classes[1]) for j, group in enumerate(("high_confidence_wrong", "low_confidence_correct")) for rank in range(1, 7)]
     write_csv(at["eval"] / "failure_gallery_selection.csv", list(schema.Failure.model_fields), rows if failures else [])

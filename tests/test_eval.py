@@ -9,11 +9,12 @@ from PIL import Image
 
 from xaimed import eval as evaluation
 from xaimed import trust
+from xaimed.calibration import logits_from
 from xaimed.config import load_options, read_json, read_manifest, stage_dir
 
 TASKS = [("multi-class", 4), ("binary", 2), ("multi-label", 3), ("ordinal", 5)]
 NAMES = ["disc", "ring, broken", 'the "cross"', "triangle", "star"]
-FILES = ["confusion_matrix.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png", "metrics.json", "predictions.csv", "reliability.png"]
+FILES = ["confusion_matrix.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png", "metrics.json", "predictions.csv", "reliability.png", "risk_coverage.png"]
 
 
 def case(task, K, n=60, seed=0):
@@ -45,6 +46,33 @@ def test_every_file_is_written_and_every_figure_follows_from_predictions(task, K
             with Image.open(tmp_path / name) as image: assert image.width >= 400
     with open(tmp_path / "predictions.csv", newline="") as f: header = next(csv.reader(f))
     assert header == ["index", "label", "predicted", *(f"prob_{k}" for k in range(K))]
+
+
+@pytest.mark.parametrize("task, K", TASKS)
+def test_a_held_out_split_gives_sets_and_a_recalibration(task, K, tmp_path):
+    images, labels, probs = case(task, K, n=300)
+    _, val_labels, val_probs = case(task, K, n=300, seed=5)
+    sharp = lambda p: trust.probabilities(6 * logits_from(p, task), task)         # far too sure, on both splits
+    metrics = evaluation.write_evaluation(tmp_path, images, labels, sharp(probs), task=task, classes=NAMES[:K], held_out=("val", val_labels, sharp(val_probs)), n_resamples=200)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FILES, "reliability_calibrated.png"])
+    c, sets = metrics["calibration"], metrics["conformal"]
+    assert metrics["held_out"] == {"split": "val", "n": 300} and c["after"]["nll"] < c["before"]["nll"] and c["after"]["ece"] < c["before"]["ece"]
+    assert c["temperature"] is None if task == "multi-label" else c["temperature"] > 1.5
+    assert all(.83 < sets[way]["coverage"] < .97 for way in ("marginal", "by_class")) and len(sets["marginal"]["by_class"]) == K
+    with open(tmp_path / "predictions.csv", newline="") as f: rows = list(csv.DictReader(f))
+    held = np.array([[int(v) for v in r["set"].split(";")] for r in rows])
+    inside = held[labels == 1].mean() if task == "multi-label" else held[np.arange(300), labels].mean()
+    assert held.shape == (300, K) and abs(inside - sets["marginal"]["coverage"]) < 1e-9
+    index, y, p = evaluation.read_predictions(tmp_path / "predictions.csv")
+    assert np.array_equal(y, labels) and p.shape == (300, K)
+    assert [x["target"] for x in metrics["selective"]["at"]] == [.8, .9, .95] and metrics["selective"]["at"][0]["accuracy"] >= metrics["selective"]["at"][2]["accuracy"] - .05
+
+
+def test_a_held_out_split_of_one_class_is_said_and_stops_nothing(tmp_path):
+    images, labels, probs = case("binary", 2)
+    metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task="binary", classes=NAMES[:2], held_out=("val", np.zeros(9, int), probs[:9]), n_resamples=200)
+    assert metrics["calibration"]["after"] is None and "class 0 only" in metrics["calibration"]["notes"][0] and not (tmp_path / "reliability_calibrated.png").exists()
+    assert metrics["conformal"]["by_class"]["thresholds"][1] == float("inf") and read_json(tmp_path / "metrics.json")["conformal"]["by_class"]["thresholds"][1] is None
 
 
 @pytest.mark.parametrize("task, K", TASKS)

@@ -63,7 +63,7 @@ def test_page_of_every_task_kind(tmp_path, root, task):
     assert not seen.wrong and not seen.open
     assert len(seen.ids) == len(set(seen.ids))
     assert {a[1:] for a in seen.links if a.startswith("#")} <= set(seen.ids)
-    assert len(seen.images) == 6 + (3 + 4) * 2
+    assert len(seen.images) == 8 + (3 + 4) * 2
     assert all(i["src"].startswith("data:image/png;base64,") and len(i["alt"]) > 10 and "No description" not in i["alt"] for i in seen.images)
     assert report.outside_resources(text) == [] and "<script" not in text
     assert str(folder) not in text and "private/" not in text
@@ -74,7 +74,8 @@ def test_page_of_every_task_kind(tmp_path, root, task):
     for c in results.dataset.classes: assert text.count(c) >= 2   # counts and per-class table
     assert ("over all labels" in text) == (task == "multi-label") and ("threshold of 0.5" in text) == (task == "multi-label")
     assert ("steps of a scale" in text) == (task == "ordinal")
-    assert ("95 % interval 0." in text) == (task != "multi-label")
+    assert "in every set" in text and ("Temperature 1.40" in text) == (task != "multi-label") and ("covered less often than promised" in text) == (task != "multi-label")
+    assert "an AUC of 0.981 (95 % interval 0.951 to 0.996)" in text and "Cohen's kappa" in text and "<small>0.800 to 0.950</small>" in text
 
 
 def test_run_report_makes_what_is_missing_and_writes_both_files(tmp_path, monkeypatch):
@@ -104,7 +105,7 @@ def test_empty_failure_groups_are_said_in_words(tmp_path, root):
     assert "every one of the 200 images" in report.failures_section(results, "high_confidence_wrong").data
     assert "no image of the test split was classified rightly" in report.failures_section(results, "low_confidence_correct").data
     text = report.render_report(executed(root, results, tmp_path / "nb.ipynb"), tmp_path / "r.html").read_text()
-    assert len(Page(text).images) == 4 + 3 * 2
+    assert len(Page(text).images) == 6 + 3 * 2
 
 
 def test_names_from_outside_cannot_break_the_page(tmp_path, root):
@@ -239,7 +240,7 @@ def test_measured_explanations_on_the_page(tmp_path, root):
     seen, words = Page(text), plain(text)
     assert not seen.wrong and not seen.open and len(seen.ids) == len(set(seen.ids))
     assert {a[1:] for a in seen.links if a.startswith("#")} <= set(seen.ids)
-    assert len(seen.images) == 6 + (3 + 4) * 2 + 2 and all(len(i["alt"]) > 10 and i["src"].startswith("data:image/png") for i in seen.images)
+    assert len(seen.images) == 8 + (3 + 4) * 2 + 2 and all(len(i["alt"]) > 10 and i["src"].startswith("data:image/png") for i in seen.images)
     assert report.outside_resources(text) == []
     for said in ("The explanation to use here is Grad-CAM", "3 of 11 methods are better", "fails the randomisation test", "not judged", "better than every control on 2 of 3 measures", "no better than an edge detector",
                  "accuracy falls from 0.97 to 0.71 when the region (planted marker) is filled in (a difference of 0.26 [0.20, 0.32]), and is 0.96 when as much is filled in elsewhere: the model uses it",

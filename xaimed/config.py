@@ -116,6 +116,10 @@ class EvalOptions(Section):
     checkpoint: Literal["best", "last"] = Field("best", description="Checkpoint to evaluate")
     gallery_size: int = Field(12, ge=1, le=100, description="Images in each group of the failure gallery")
     ece_bins: int = Field(15, ge=2, le=100, description="Bins of the calibration error")
+    n_resamples: int = Field(2000, ge=100, le=100_000, description="Resamples of the bootstrap behind the intervals")
+    calibrator: Literal["temperature", "vector", "isotonic"] = Field("temperature", description="Recalibration, fitted on the validation split and judged on the evaluated one")
+    alpha: float = Field(0.1, gt=0, lt=1, description="Share of images whose true class may be missing from its conformal set")
+    conformal: Literal["lac", "aps", "raps"] = Field("lac", description="Score behind the conformal sets; multi-label takes lac")
     batch_size: int = Field(256, ge=1, description="Images in one forward pass", json_schema_extra=_quiet)
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_name', 'write_predictions', 'read_predictions',
-           'medmnist_figures', 'why_undefined', 'evaluate', 'metrics_table', 'image_outcome', 'select_failures',
-           'write_gallery', 'as_channels_last', 'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation',
-           'run_eval']
+           'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'recalibrated',
+           'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery', 'as_channels_last',
+           'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
@@ -18,9 +18,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .config import Options, atomic_write, load_options, resolve_device, run_stage, unknown, write_json
+from .calibration import calibration_summary, fit_calibrator, logits_from
+from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
 from .data import load_split, make_loader
+from .intervals import metric_rows
 from .models import transforms_for
-from .plots import confusion, image_grid, label_table, reliability, save_figure
+from .plots import confusion, image_grid, label_table, reliability, risk_curve, save_figure
 from .train import load_trained_model, predict_logits, run_training
 from .trust import (accuracy, auc, auc_per_class, calibration_bins, check_scores, confidence_and_correct, confusion_matrix,
                           expected_calibration_error, label_outcomes, macro_f1, per_class_metrics, predict_labels, probabilities)
@@ -48,15 +51,17 @@ def write_predictions(
     task:str,
     *,
     index:Any=None, # (N,) position of each image in its file; 0..N-1 when None
+    sets:Any=None,  # (N, K) bool: classes that cannot be ruled out; no column when None
 ) -> Path:
-    "Write index, label, prediction and the probability of every class, with all digits."
+    "Write index, label, prediction, the probability of every class with all digits, and the conformal set as a 0 or 1 per class."
     y, p = check_scores(labels, probs, task)
     d = predict_labels(p, task)
+    more = [[]] * len(p) if sets is None else [[label_text(s)] for s in sets]
     with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as f:
         out = csv.writer(f, lineterminator="\n")
-        out.writerow(["index", "label", "predicted", *(f"prob_{k}" for k in range(p.shape[1]))])
+        out.writerow(["index", "label", "predicted", *(f"prob_{k}" for k in range(p.shape[1])), *(["set"] if sets is not None else [])])
         where = range(len(p)) if index is None else map(int, index)
-        out.writerows([at, label_text(y[i]), label_text(d[i]), *map(repr, row)] for i, (at, row) in enumerate(zip(where, p.tolist(), strict=True)))
+        out.writerows([at, label_text(y[i]), label_text(d[i]), *map(repr, row), *more[i]] for i, (at, row) in enumerate(zip(where, p.tolist(), strict=True)))
     return Path(path)
 
 def read_predictions(
@@ -109,6 +114,8 @@ def evaluate(
     classes:Sequence[str],    # K names
     *,
     ece_bins:int=15,          # Bins of the calibration error
+    n_resamples:int=2000,     # Of the bootstrap
+    seed:int=0,               # Of the bootstrap
 ) -> dict:                    # As in metrics.json; NaN where undefined, with the reason in `notes`
     "Every metric of a split, per class and together."
     y, p = check_scores(labels, probs, task)
@@ -122,18 +129,77 @@ def evaluate(
     elif np.isnan(theirs["AUC"]): notes.append("medmnist's AUC is undefined, it needs images with and without every class")
     rows = [{"class": str(c), **{m: float(each[m][k]) for m in ("precision", "recall", "f1", "auc")}, "support": int(each["support"][k])} for k, c in enumerate(classes)]
     return dict(n=len(p), task=task, classes=[str(c) for c in classes], auc=total, accuracy=accuracy(y, predict_labels(p, task)), macro_f1=macro_f1(y, p, task),
-                ece=expected_calibration_error(*confidence_and_correct(y, p, task), ece_bins), ece_bins=ece_bins, per_class=rows, medmnist=theirs, notes=notes)
+                ece=expected_calibration_error(*confidence_and_correct(y, p, task), ece_bins), ece_bins=ece_bins, per_class=rows, medmnist=theirs, notes=notes,
+                intervals=dict(level=.95, n_resamples=n_resamples, seed=seed, rows=metric_rows(y, p, task, n_resamples=n_resamples, seed=seed, ece_bins=ece_bins)))
+
+# %% ../nbs/03_eval.ipynb #e517b6e7
+def _cell(v): return "–" if v is None or v != v else f"{v:.3f}"
+
+def intervals_table(
+    metrics:Mapping,   # From `evaluate` or metrics.json
+) -> str:              # Markdown
+    "The metrics of the whole split with their intervals as a Markdown table."
+    lines = [f"| metric | value | {100 * metrics['intervals']['level']:g} % interval | by |", "|:--|--:|:--|:--|"]
+    for r in metrics["intervals"]["rows"]:
+        if r["class"] is None: lines.append(f"| {r['title']} | {_cell(r['value'])} | {_cell(r['low'])} to {_cell(r['high'])} | {r['interval']} |")
+    return "\n".join(lines)
 
 # %% ../nbs/03_eval.ipynb #22cbbbc1
 def metrics_table(
     metrics:Mapping,   # From `evaluate` or metrics.json
 ) -> str:              # Markdown
     "The metrics of every class and of the whole split as a Markdown table."
-    def cell(v): return "–" if v is None or v != v else f"{v:.3f}"
     lines = ["| class | precision | recall | F1 | AUC | images |", "|:--|--:|--:|--:|--:|--:|"]
-    for r in metrics["per_class"]: lines.append(f"| {r['class']} | " + " | ".join(cell(r[k]) for k in ("precision", "recall", "f1", "auc")) + f" | {r['support']} |")
-    together = ", ".join(f"{name} {cell(metrics[k])}" for k, name in (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("auc", "AUC"), ("ece", "ECE")))
+    for r in metrics["per_class"]: lines.append(f"| {r['class']} | " + " | ".join(_cell(r[k]) for k in ("precision", "recall", "f1", "auc")) + f" | {r['support']} |")
+    together = ", ".join(f"{name} {_cell(metrics[k])}" for k, name in (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("auc", "AUC"), ("ece", "ECE")))
     return "\n".join([*lines, "", f"{metrics['n']} images: {together}"])
+
+# %% ../nbs/03_eval.ipynb #79f832ab
+def recalibrated(
+    held_out:tuple,   # Labels and probabilities of the held-out split
+    labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs:Any,        # (N, K) 0..1
+    task:str,
+    *,
+    method:str,       # One of `calibration.CALIBRATORS`
+    ece_bins:int=15,
+) -> tuple[dict, np.ndarray|None]: # method, notes, temperature, before, after; and the probabilities after, None where it cannot be fitted
+    "Fit a recalibration on the held-out split, and judge it on the other."
+    found = dict(method=method, notes=[], temperature=None, before=calibration_summary(labels, probs, task, ece_bins), after=None)
+    try: fitted = fit_calibrator(method, held_out[0], logits_from(held_out[1], task), task)
+    except ValueError as error: return found | dict(notes=[f"not fitted: {error}"]), None
+    after = fitted(logits_from(probs, task))
+    warm = float(1 / fitted.scale[0]) if method == "temperature" and task != "multi-label" else None
+    return found | dict(notes=list(fitted.notes), temperature=warm, after=calibration_summary(labels, after, task, ece_bins)), after
+
+def sets_report(
+    held_out:tuple,   # Labels and probabilities of the held-out split
+    labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs:Any,        # (N, K) 0..1
+    task:str,
+    *,
+    alpha:float=.1,   # Share of images whose true class may be missing
+    score:str="lac",  # One of `conformal.SCORES`; multi-label takes "lac"
+    seed:int=0,
+) -> tuple[dict, np.ndarray]: # Thresholds and what the sets achieved, with one threshold and one per class; and the sets of the first, bool (N, K)
+    "Conformal sets from the held-out split, and whether they keep their promise on the other."
+    given = dict(alpha=alpha, score="lac" if task == "multi-label" else score, task=task, seed=seed)
+    found = dict(alpha=alpha, score=given["score"], n_held_out=len(held_out[1]))
+    for name, by_class in (("marginal", False), ("by_class", True)):
+        sets = conformal_sets(*held_out, probs, by_class=by_class, **given)
+        limits = conformal_thresholds(*held_out, by_class=by_class, **given)          # infinite becomes null in the file
+        found[name] = dict(thresholds=limits.tolist(), **set_metrics(labels, sets, alpha=alpha, task=task))
+        if not by_class: kept = sets
+    return found, kept
+
+def selective_report(
+    labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs:Any,        # (N, K) 0..1
+    task:str,
+) -> tuple[dict, dict]: # AURC and accuracy at fixed coverages; and the risk-coverage curve
+    "How often it is right where it is surest; a multi-label image is right as a whole or not."
+    right, confidence, _ = image_outcome(labels, probs, task)
+    return dict(**aurc(confidence, right), at=accuracy_at_coverage(confidence, right)), risk_coverage(confidence, right)
 
 # %% ../nbs/03_eval.ipynb #acbdfd83
 GROUPS = ("high_confidence_wrong", "low_confidence_correct")
@@ -251,17 +317,33 @@ def write_evaluation(
     checkpoint:Mapping|None=None, # which, epoch; None for scores without a checkpoint
     gallery_size:int=12,
     ece_bins:int=15,
+    n_resamples:int=2000,     # Of the bootstrap
+    seed:int=0,               # Of the bootstrap, and of the chance in conformal sets
+    held_out:tuple|None=None, # Name, labels and probabilities of a split that the model was not fitted to; without it no recalibration and no sets
+    calibrator:str="temperature", # One of `calibration.CALIBRATORS`
+    alpha:float=.1,           # Share of images whose true class may be missing from its set
+    conformal:str="lac",      # One of `conformal.SCORES`
     index:Any=None,           # (N,) position of each image in its file; 0..N-1 when None
 ) -> dict:                    # The content of metrics.json
     "Write predictions, metrics, figures and the failure gallery of a split."
     folder = Path(folder)
     y, p = check_scores(labels, probs, task)
     if len(images) != len(p): raise ValueError(f"there are {len(images)} images and {len(p)} rows of probabilities, expected one row per image")
-    found = evaluate(y, p, task, classes, ece_bins=ece_bins)
+    found = evaluate(y, p, task, classes, ece_bins=ece_bins, n_resamples=n_resamples, seed=seed)
     metrics = dict(dataset=dataset, split=split, **found, checkpoint=dict(checkpoint or dict(which=None, epoch=None)))
-    where = f"{dataset} {split}, {len(p)} images".strip()
-    write_predictions(folder / "predictions.csv", y, p, task, index=index)
+    where, after, sets = f"{dataset} {split}, {len(p)} images".strip(), None, None
+    metrics["selective"], curve = selective_report(y, p, task)
+    metrics["held_out"] = metrics["calibration"] = metrics["conformal"] = None
+    if held_out is not None:
+        metrics["held_out"] = dict(split=held_out[0], n=len(held_out[2]))
+        metrics["calibration"], after = recalibrated(held_out[1:], y, p, task, method=calibrator, ece_bins=ece_bins)
+        metrics["conformal"], sets = sets_report(held_out[1:], y, p, task, alpha=alpha, score=conformal, seed=seed)
+    write_predictions(folder / "predictions.csv", y, p, task, index=index, sets=sets)
     write_json(folder / "metrics.json", metrics)
+    save_figure(risk_curve(curve, n=len(p), marks=metrics["selective"]["at"], title=f"Risk and coverage: {where}"), folder / "risk_coverage.png")
+    if after is not None:
+        bins, ece = calibration_bins(*confidence_and_correct(y, after, task), ece_bins), expected_calibration_error(*confidence_and_correct(y, after, task), ece_bins)
+        save_figure(reliability(bins, ece=ece, title=f"After {calibrator}: {where}"), folder / "reliability_calibrated.png")
     save_figure(confusion_figure(y, p, task, classes, title=f"Confusion: {where}"), folder / "confusion_matrix.png")
     bins = calibration_bins(*confidence_and_correct(y, p, task), ece_bins)
     save_figure(reliability(bins, ece=found["ece"], title=f"Calibration: {where}"), folder / "reliability.png")
@@ -283,11 +365,17 @@ def run_eval(
         asked, device = options.eval, resolve_device(options.device)
         model, checkpoint = load_trained_model(options, which=asked.checkpoint)
         data = load_split(options, asked.split, transforms_for(options))
-        loader = make_loader(data, batch_size=asked.batch_size, device=device, num_workers=options.data.num_workers)
-        logits, labels = predict_logits(model.to(device), loader, device=device)
+        model = model.to(device)
+        def scores(images):
+            loader = make_loader(images, batch_size=asked.batch_size, device=device, num_workers=options.data.num_workers)
+            logits, labels = predict_logits(model, loader, device=device)
+            return labels.numpy(), probabilities(logits.numpy(), data.spec.task)
+        labels, probs = scores(data)
+        held_out = None if asked.split == "val" else ("val", *scores(load_split(options, "val", transforms_for(options))))
         metrics = write_evaluation(
-            folder, data.images, labels.numpy(), probabilities(logits.numpy(), data.spec.task), task=data.spec.task, classes=data.spec.classes,
+            folder, data.images, labels, probs, task=data.spec.task, classes=data.spec.classes,
             dataset=data.spec.name, split=asked.split, checkpoint=dict(which=asked.checkpoint, epoch=checkpoint["epoch"]),
-            gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, index=data.index.tolist())
+            gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, n_resamples=asked.n_resamples, seed=options.seed,
+            held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist())
         return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")}
     return run_stage(options, "eval", make, force=force)

@@ -7,7 +7,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'SKY', 'PURPLE', 'YELLOW', 'G
            'LINE', 'STYLE', 'LEVELS', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_picture', 'outline',
            'show_image', 'image_grid', 'relevance_map', 'shared_scale', 'is_constant', 'show_overlay', 'overlay_grid',
            'columns', 'best_epoch', 'curves', 'share_map', 'count_table', 'confusion', 'label_table', 'reliability',
-           'intervals', 'agreement_map', 'matrix', 'save_figure']
+           'risk_curve', 'intervals', 'agreement_map', 'matrix', 'save_figure']
 
 # %% ../nbs/00_plots.ipynb #104cb753
 import math
@@ -515,6 +515,38 @@ def reliability(
         ax.plot([], [], " ", label="ECE not defined" if ece is None or not math.isfinite(ece) else f"ECE {ece:.3f}")
         ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
         fig.align_ylabels([ax, low])
+        fig.draw_without_rendering()
+        plt.close(fig)
+    return fig
+
+# %% ../nbs/00_plots.ipynb #e498e6f4
+def risk_curve(
+    curve:Mapping,     # From `conformal.risk_coverage`: coverage and risk, one entry per distinct confidence
+    *,
+    n:int,             # Images
+    marks:Sequence[Mapping]=(), # From `conformal.accuracy_at_coverage`: coverage, accuracy, low, high; drawn with their intervals
+    title:str|None=None,
+) -> Figure:
+    "Share of answers that are wrong against the share of images answered."
+    coverage, risk = (np.asarray(curve[k], dtype=float) for k in ("coverage", "risk"))
+    error = risk[-1]
+    with style():
+        width, head = 5.2, _header(None, title, 5.2, 1, draw=False)
+        height = 3.9 + head
+        fig = plt.figure(figsize=(width, height))
+        _header(fig, title, width, height)
+        ax = fig.add_axes((0.75 / width, 0.55 / height, 4.2 / width, 2.6 / height))
+        place, wrong = np.arange(1, n + 1), round(error * n)
+        ax.plot([0, 1], [error, error], ":", color=GRAY, linewidth=1.2, label="random order")
+        ax.plot(place / n, np.maximum(0, place - (n - wrong)) / place, "--", color=GRAY, linewidth=1.2, label="perfect order")
+        ax.step([0, *coverage], [risk[0], *risk], where="pre", color=BLUE, label="by its confidence")
+        if marks:
+            at, middle = [m["coverage"] for m in marks], np.array([1 - m["accuracy"] for m in marks])
+            ends = np.array([[1 - m["high"] for m in marks], [1 - m["low"] for m in marks]])
+            ax.errorbar(at, middle, yerr=np.abs(ends - middle), fmt="o", color=VERMILION, markersize=4, linewidth=1.2, label="with 95 % interval")
+        top = max([error, *risk, *(1 - m["low"] for m in marks)])
+        ax.set(xlim=(0, 1.01), ylim=(0, min(1.02, max(0.02, 1.1 * top))), xlabel="share of images answered", ylabel="share of answers wrong")
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
         fig.draw_without_rendering()
         plt.close(fig)
     return fig
