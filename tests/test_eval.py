@@ -10,7 +10,7 @@ from PIL import Image
 from xaimed import eval as evaluation
 from xaimed import trust
 from xaimed.calibration import logits_from
-from xaimed.config import load_options, read_json, read_manifest, stage_dir
+from xaimed.config import XaimedError, load_options, read_json, read_manifest, stage_dir
 
 TASKS = [("multi-class", 4), ("binary", 2), ("multi-label", 3), ("ordinal", 5)]
 NAMES = ["disc", "ring, broken", 'the "cross"', "triangle", "star"]
@@ -73,6 +73,26 @@ def test_a_held_out_split_of_one_class_is_said_and_stops_nothing(tmp_path):
     metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task="binary", classes=NAMES[:2], held_out=("val", np.zeros(9, int), probs[:9]), n_resamples=200)
     assert metrics["calibration"]["after"] is None and "class 0 only" in metrics["calibration"]["notes"][0] and not (tmp_path / "reliability_calibrated.png").exists()
     assert metrics["conformal"]["by_class"]["thresholds"][1] == float("inf") and read_json(tmp_path / "metrics.json")["conformal"]["by_class"]["thresholds"][1] is None
+
+
+@pytest.mark.parametrize("task, K", TASKS)
+def test_two_runs_are_compared_on_the_same_images(task, K, tmp_path):
+    images, labels, probs = case(task, K)
+    def write(name, labels, probs, **more):
+        (tmp_path / name).mkdir()
+        evaluation.write_evaluation(tmp_path / name, images[:len(labels)], labels, probs, task=task, classes=NAMES[:K], n_resamples=100, **more)
+        return tmp_path / name
+    truth = labels if task == "multi-label" else np.eye(K)[labels]
+    order = np.random.default_rng(1).permutation(60)
+    first, second = write("first", labels, probs), write("second", labels[order], (.5 * probs + .5 * truth)[order], index=order)
+    rows = {(r["title"], r["test"]): r for r in evaluation.compare_runs(first, second, n_resamples=200)}
+    assert rows["AUC", "paired bootstrap"]["second"] == pytest.approx(1) and rows["AUC", "paired bootstrap"]["difference"] > 0
+    assert (("AUC", "DeLong") in rows) == (task == "binary") and (("Accuracy", "McNemar") in rows) == (task != "multi-label")
+    assert "60 images" in evaluation.comparison_table(list(rows.values()))
+    for bad, why in ((write("few", labels[:50], probs[:50]), "expected the same images"), (write("other", 1 - labels if task in ("binary", "multi-label") else (labels + 1) % K, probs), "labels of the two runs differ"),
+                     (write("val", labels, probs, split="val"), "the split of the two runs differ")):
+        with pytest.raises(ValueError, match=why): evaluation.compare_runs(first, bad)
+    with pytest.raises(XaimedError, match="no metrics.json"): evaluation.compare_runs(first, tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("task, K", TASKS)

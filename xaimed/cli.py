@@ -241,6 +241,22 @@ def _batch(
                                         details="\n\n".join(f"{row.run}:\n{row.details or row.error}" for row in done.failed))
 
 # %% ../nbs/07_cli.ipynb #2423e711
+@app.command("compare", cls=_Command)
+def _compare(
+    context:typer.Context,
+    first:str=typer.Argument(..., help="Name of a run, or the folder of its evaluation"),
+    second:str=typer.Argument(..., help="The run to compare with it, evaluated on the same images"),
+    artifacts_dir:str=typer.Option("artifacts", "--artifacts-dir", envvar="XAIMED_ARTIFACTS", help="Folder that runs write to"),
+    seed:int=typer.Option(0, "--seed", help="Of the bootstrap"),
+    debug:bool=_DEBUG,
+) -> None:
+    "Compare two runs on the same images: paired bootstrap, DeLong, McNemar."
+    context.obj = merge(context.obj or {}, {"debug": True} if debug else {})
+    from xaimed.eval import compare_runs, comparison_table
+    def folder(run:str) -> Path: return Path(run) if (Path(run) / "predictions.csv").is_file() else Path(artifacts_dir) / "eval" / run
+    print(comparison_table(compare_runs(folder(first), folder(second), seed=seed)))
+
+
 @app.command("download-data", cls=_Command)
 def _download_data(
     context:typer.Context,

@@ -6,7 +6,8 @@
 __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_name', 'write_predictions', 'read_predictions',
            'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'recalibrated',
            'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery', 'as_channels_last',
-           'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval']
+           'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval', 'read_evaluation',
+           'compare_runs', 'comparison_table']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
@@ -17,11 +18,11 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .config import Options, atomic_write, load_options, resolve_device, run_stage, unknown, write_json
+from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, run_stage, unknown, write_json
 from .calibration import calibration_summary, fit_calibrator, logits_from
 from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
 from .data import load_split, make_loader
-from .intervals import metric_rows
+from .intervals import METRICS, delong_test, mcnemar_test, metric_rows, paired_bootstrap
 from .models import transforms_for
 from .plots import confusion, image_grid, label_table, reliability, risk_curve, save_figure
 from .train import load_trained_model, predict_logits, run_training
@@ -379,3 +380,44 @@ def run_eval(
             held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist())
         return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")}
     return run_stage(options, "eval", make, force=force)
+
+# %% ../nbs/03_eval.ipynb #dc9a852b
+def read_evaluation(
+    folder:str|Path,  # Of an eval stage
+) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]: # metrics.json; index, labels, probabilities
+    "Read what an evaluation wrote."
+    folder = Path(folder)
+    for name in ("metrics.json", "predictions.csv"):
+        if not (folder / name).is_file(): raise XaimedError(f"there is no {name} in {'/'.join(folder.parts[-2:])}, expected the folder of an evaluation, or the name of a run: `xaimed eval` makes one")
+    return read_json(folder / "metrics.json"), *read_predictions(folder / "predictions.csv")
+
+def compare_runs(
+    first:str|Path,   # The eval stage's folder of one run
+    second:str|Path,  # Of the other
+    *,
+    n_resamples:int=2000,
+    seed:int=0,
+) -> list[dict]:      # Per metric: title, test, first, second, difference (second minus first), low, high, p, n
+    "Compare two runs on the images that both have scored."
+    (a, index, y, p), (b, others, z, q) = read_evaluation(first), read_evaluation(second)
+    for key, what in (("dataset", "data set"), ("split", "split"), ("task", "task"), ("classes", "classes")):
+        if a[key] != b[key]: raise ValueError(f"the {what} of the two runs differ: {a[key]} and {b[key]}, expected the same: a paired comparison needs the same images")
+    order = {int(i): k for k, i in enumerate(others)}
+    if set(order) != set(index.tolist()): raise ValueError(f"the runs scored {len(index)} and {len(others)} images, expected the same images: evaluate both with the same eval.split and data.max_eval")
+    rows = [order[int(i)] for i in index]
+    if not np.array_equal(y, z[rows]): raise ValueError("the labels of the two runs differ, expected those of the same data file")
+    found, task = paired_bootstrap(y, p, q[rows], a["task"], n_resamples=n_resamples, seed=seed), a["task"]
+    tests = [(METRICS[name].title, "paired bootstrap", c) for name, c in found.items()]
+    if task == "binary": tests.append(("AUC", "DeLong", delong_test(y == 1, p[:, 1], q[rows][:, 1])))
+    if task != "multi-label": tests.append(("Accuracy", "McNemar", mcnemar_test(predict_labels(p, task) == y, predict_labels(q[rows], task) == y)))
+    return [dict(title=title, test=test, **c._asdict()) for title, test, c in tests]
+
+def comparison_table(
+    rows:Sequence[Mapping],  # From `compare_runs`
+) -> str:                    # Markdown
+    "Two runs side by side as a Markdown table."
+    lines = ["| metric | first | second | difference | 95 % interval | p | test |", "|:--|--:|--:|--:|:--|--:|:--|"]
+    for r in rows:
+        p = "–" if r["p"] != r["p"] else "< 0.001" if r["p"] < .001 else f"{r['p']:.3f}"
+        lines.append(f"| {r['title']} | {_cell(r['first'])} | {_cell(r['second'])} | {r['difference']:+.3f} | {r['low']:+.3f} to {r['high']:+.3f} | {p} | {r['test']} |")
+    return "\n".join([*lines, "", f"{rows[0]['n']} images; second minus first. One in twenty p-values of equal models is below .05: these are {len(rows)}, uncorrected."])

@@ -226,14 +226,14 @@ def class_table(
     many:bool=False, # Whether the classes are labels of a multi-label task
 ) -> str:            # HTML
     "Show the figures of every class, each with its interval below it."
-    columns = {"sensitivity": "Sensitivity (recall)", "specificity": "Specificity", "ppv": "PPV (precision)", "npv": "NPV", "auc_per_class": "AUC"}
+    columns = {"auc_per_class": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
     def cell(name:str, k:int) -> Markup:
         row = metrics.row(name, k)
         return Markup(escaped(row.value if row else None) + ("" if _ends(row) == "–" else f"<small>{_ends(row)}</small>"))
     if metrics.intervals.rows: rows = [(c.name, c.support, *(cell(name, k) for name in columns), c.f1) for k, c in enumerate(metrics.per_class)]
-    else: rows, columns = [(c.name, c.support, c.recall, c.precision, c.auc, c.f1) for c in metrics.per_class], {"recall": "Sensitivity (recall)", "precision": "PPV (precision)", "auc": "AUC"}
+    else: rows, columns = [(c.name, c.support, c.auc, c.recall, c.precision, c.f1) for c in metrics.per_class], {"auc": "AUC", "recall": "Sensitivity", "precision": "PPV"}
     return table(rows, ["Label" if many else "Class", "Images", *columns.values(), "F1"], caption=f"By {'label' if many else 'class'}, one against the rest, on {plural(metrics.n, 'image')} of the {metrics.split} split, 95 % intervals below: "
-        "Wilson's for shares, the bootstrap's for AUC. A dash: not defined, for want of images of the class or of predictions of it.")
+        "Wilson's for shares, the bootstrap's for AUC. Sensitivity is also called recall, PPV (positive predictive value) precision. A dash: not defined, for want of images of the class or of predictions of it.")
 
 
 def published_section(
