@@ -36,8 +36,8 @@ def held_out(k, n, many):
     "What an evaluation writes of calibration, conformal sets and selective prediction; the last class has no image."
     summary = dict(ece=.04, ece_mass=.05, mce=.2, classwise_ece=.03, brier=.12, nll=.3, n=n, n_bins=15)
     def covered(v): return dict(n=n // k, coverage=v, low=None if v is None else v - .03, high=None if v is None else v + .02)
-    def sets(v, limit): return dict(covered(v), thresholds=[.7] * (k - 1) + [limit], target=.9, mean_size=1.3, sizes=[], empty=.01, single=.7, full=.1, by_class=[covered(v - .1)] + [covered(.95)] * (k - 2) + [covered(None)])
-    return {"held_out": dict(split="val", n=100), "calibration": dict(method="temperature", notes=[], temperature=None if many else 1.4, before=summary, after=dict(summary, ece=.02, nll=.28)),
+    def sets(v, limit): return dict(covered(v), thresholds=[.7] * (k - 1) + [limit], target=.9, mean_size=1.3, sizes=[], empty=.01, single=.7, full=.1, by_class=[covered(v - .4)] + [covered(.95)] * (k - 2) + [covered(None)])
+    return {"held_out": dict(split="val", n=100), "calibration": dict(method="temperature", notes=[], temperature=None if many else 1.4, before=summary, after=dict(summary, ece=.02, nll=.28), gain=dict(mean=.02, low=.01, high=.03)),
             "conformal": dict(alpha=.1, score="lac", n_held_out=100, marginal=sets(.9, .7), by_class=sets(.93, None)),
             "selective": dict(aurc=.02, best=.004, excess=.016, error=.09, at=[dict(target=t, coverage=t, threshold=.6, n=int(t * n), accuracy=.97, low=.94, high=.99) for t in (.8, .9, .95)])}
 

@@ -52,11 +52,12 @@ def test_every_file_is_written_and_every_figure_follows_from_predictions(task, K
 def test_a_held_out_split_gives_sets_and_a_recalibration(task, K, tmp_path):
     images, labels, probs = case(task, K, n=300)
     _, val_labels, val_probs = case(task, K, n=300, seed=5)
-    sharp = lambda p: trust.probabilities(6 * logits_from(p, task), task)         # far too sure, on both splits
-    metrics = evaluation.write_evaluation(tmp_path, images, labels, sharp(probs), task=task, classes=NAMES[:K], held_out=("val", val_labels, sharp(val_probs)), n_resamples=200)
+    sharp = lambda p: trust.probabilities(20 * logits_from(p, task), task)         # far too sure, on both splits
+    metrics = evaluation.write_evaluation(tmp_path, images, labels, sharp(probs), task=task, classes=NAMES[:K], held_out=evaluation.Scores(val_labels, sharp(val_probs)), n_resamples=200)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*FILES, "reliability_calibrated.png"])
     c, sets = metrics["calibration"], metrics["conformal"]
     assert metrics["held_out"] == {"split": "val", "n": 300} and c["after"]["nll"] < c["before"]["nll"] and c["after"]["ece"] < c["before"]["ece"]
+    assert c["gain"]["low"] > 0 and c["gain"]["mean"] == pytest.approx(c["before"]["nll"] - c["after"]["nll"])
     assert c["temperature"] is None if task == "multi-label" else c["temperature"] > 1.5
     assert all(.83 < sets[way]["coverage"] < .97 for way in ("marginal", "by_class")) and len(sets["marginal"]["by_class"]) == K
     with open(tmp_path / "predictions.csv", newline="") as f: rows = list(csv.DictReader(f))
@@ -68,9 +69,28 @@ def test_a_held_out_split_gives_sets_and_a_recalibration(task, K, tmp_path):
     assert [x["target"] for x in metrics["selective"]["at"]] == [.8, .9, .95] and metrics["selective"]["at"][0]["accuracy"] >= metrics["selective"]["at"][2]["accuracy"] - .05
 
 
+def test_logits_at_hand_are_used_beyond_what_probabilities_hold():
+    "Logits forty times too large: their probabilities are 0 and 1 to the last digit, and the temperature can only be found from the logits."
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 3))
+    labels = (rng.random((400, 1)) > trust.probabilities(z, "multi-class").cumsum(1)[:, :-1]).sum(1)
+    scored = evaluation.Scores(labels, trust.probabilities(40 * z, "multi-class"), 40 * z)
+    rebuilt = evaluation.Scores(labels, scored.probs)
+    exact, rough = (evaluation.recalibrated(s, s, "multi-class", method="temperature")[0]["temperature"] for s in (scored, rebuilt))
+    assert abs(exact - 40) < 6 and rough < 30
+
+
+def test_selective_confidence_does_not_look_at_the_labels():
+    probs = np.random.default_rng(0).random((300, 6))
+    labels = (np.random.default_rng(1).random((300, 6)) < probs).astype(int)                # perfectly calibrated
+    found, curve = evaluation.selective_report(labels, probs, "multi-label")
+    other, again = evaluation.selective_report(1 - labels, probs, "multi-label")
+    assert np.array_equal(curve["threshold"], again["threshold"]) and found["aurc"] < found["error"]
+
+
 def test_a_held_out_split_of_one_class_is_said_and_stops_nothing(tmp_path):
     images, labels, probs = case("binary", 2)
-    metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task="binary", classes=NAMES[:2], held_out=("val", np.zeros(9, int), probs[:9]), n_resamples=200)
+    metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task="binary", classes=NAMES[:2], held_out=evaluation.Scores(np.zeros(9, int), probs[:9]), n_resamples=200)
     assert metrics["calibration"]["after"] is None and "class 0 only" in metrics["calibration"]["notes"][0] and not (tmp_path / "reliability_calibrated.png").exists()
     assert metrics["conformal"]["by_class"]["thresholds"][1] == float("inf") and read_json(tmp_path / "metrics.json")["conformal"]["by_class"]["thresholds"][1] is None
 

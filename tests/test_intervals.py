@@ -70,6 +70,7 @@ def test_metrics_equal_those_of_the_trust_page_and_scikit_learn(task, kind):
              "sensitivity": each["recall"], "ppv": each["precision"], "ece": trust.expected_calibration_error(*trust.confidence_and_correct(labels, probs, task))}
     if task == "multi-label":
         known |= {"mcc": np.mean([sk.matthews_corrcoef(a, b) for a, b in zip(labels.T, said.T)]), "kappa": np.mean([sk.cohen_kappa_score(a, b) for a, b in zip(labels.T, said.T)]),
+                  "balanced_accuracy": np.mean([sk.balanced_accuracy_score(a, b) for a, b in zip(labels.T, said.T)]),
                   "brier": np.mean([sk.brier_score_loss(a, b) for a, b in zip(labels.T, probs.T)])}
     else:
         known |= {"mcc": sk.matthews_corrcoef(labels, said), "balanced_accuracy": sk.balanced_accuracy_score(labels, said),
@@ -113,6 +114,16 @@ def test_acceleration_of_a_mean_is_a_sixth_of_its_skewness():
     assert acceleration(np.array([values.mean()]), without[:, None], np.zeros(400))[0] == pytest.approx((d**3).sum() / (d**2).sum()**1.5 / 6, rel=1e-6)
 
 
+def test_acceleration_of_strata_is_a_sum_over_strata():
+    "The difference of two means with 2 and 4 values: by hand, the pulls are each value's distance from its own mean."
+    a, b = np.array([0., 4.]), np.array([0., 0., 0., 8.])
+    value = a.mean() - b.mean()
+    without = np.r_[[a[1 - i] - b.mean() for i in range(2)], [a.mean() - np.delete(b, i).mean() for i in range(4)]]
+    squares = (2**2 + 2**2) / 2**2 + (3 * 2**2 + 6**2) / 4**2
+    cubes = (-2**3 + 2**3) / 2**3 + (3 * 2**3 - 6**3) / 4**3
+    assert acceleration(np.array([value]), without[:, None], np.array([0, 0, 1, 1, 1, 1]))[0] == pytest.approx(cubes / squares**1.5 / 6)
+
+
 @pytest.mark.parametrize("method", ["percentile", "bca"])
 def test_intervals_agree_with_scipy(method):
     "One stratum, so that both draw alike: the class-0 images of a table that has no others but one of class 1, which never changes."
@@ -132,10 +143,35 @@ def test_intervals_hold_their_figures(task):
     values = metric_values(labels, probs, task)
     for name, e in found.items():
         np.testing.assert_array_equal(e.value, values[name])
-        if METRICS[name].better == "higher": assert (np.asarray(e.low) <= e.value).all() and (e.value <= np.asarray(e.high)).all(), name
-        assert (np.asarray(e.low) < np.asarray(e.high)).all() and e.n == 60
+        if name == "ece": assert np.isnan(e.low) and np.isnan(e.high)
+        else: assert (np.asarray(e.low) <= e.value).all() and (e.value <= np.asarray(e.high)).all() and (np.asarray(e.low) < np.asarray(e.high)).all() and e.n == 60, name
     again = bootstrap_intervals(labels, probs, task, n_resamples=200)
-    assert all(np.array_equal(found[n][:3], again[n][:3]) for n in found)
+    assert all(np.array_equal(found[n][k], again[n][k], equal_nan=True) for n in found for k in range(3))
+
+
+def test_brier_covers_what_other_images_would_give():
+    "80 data sets from one known model of prevalence .3: drawn with the class counts fixed, the interval would be too narrow (about four in five)."
+    rng, inside = np.random.default_rng(1), 0
+    def draw(n):
+        y = (rng.random(n) < .3).astype(int)
+        s = 1 / (1 + np.exp(-(rng.normal(size=n) + 1.5 * y - 1.5)))
+        return y, np.stack([1 - s, s], 1)
+    y, p = draw(400_000)
+    truth = ((p[:, 1] - y)**2).mean()
+    for k in range(80):
+        e = bootstrap_intervals(*draw(150), "binary", metrics=["brier"], n_resamples=300, seed=k)["brier"]
+        inside += e.low <= truth <= e.high
+    assert .88 <= inside / 80 <= .99
+
+
+def test_no_interval_where_nothing_can_be_said():
+    labels, probs = scores("multi-class", 121, 4)
+    labels = np.r_[np.arange(120) % 3, 3]
+    found = bootstrap_intervals(labels, probs, "multi-class", metrics=["auc", "auc_per_class", "balanced_accuracy", "macro_f1", "brier"], n_resamples=200)
+    assert np.isnan(found["auc_per_class"].low[3]) and np.isfinite(found["auc_per_class"].low[:3]).all() and np.isfinite(found["auc_per_class"].value).all()
+    assert all(np.isnan(found[n].low) for n in ("auc", "balanced_accuracy", "macro_f1")) and np.isfinite(found["brier"].low)
+    perfect = bootstrap_intervals([0] * 10 + [1] * 10, np.eye(2)[[0] * 10 + [1] * 10] * .8 + .1, "binary", n_resamples=200)
+    assert perfect["auc"].value == perfect["mcc"].value == 1 and np.isnan([perfect[n].low for n in ("auc", "mcc", "balanced_accuracy", "brier")]).all()
 
 
 def test_coverage_is_about_what_is_promised():
@@ -185,6 +221,8 @@ def test_delong_equals_its_definition(digits):
 
 
 def test_delong_where_there_is_nothing_to_test():
+    parted = delong_test([1, 1, 0, 0], [.1, .1, .9, .9], [.9, .9, .1, .1])
+    assert parted.difference == 1 and np.isnan([parted.low, parted.p]).all()
     assert np.isnan(delong_test([1, 1, 0], [.1, .2, .3], [.3, .2, .1]).p)
     with pytest.raises(ValueError, match="expected all"): delong_test([1, 0], [.1, .2, .3], [.3, .2, .1])
     with pytest.raises(ValueError, match="NaN"): delong_test([1, 1, 0, 0], [.1, .2, .3, np.nan], [.3, .2, .1, 0])
@@ -208,6 +246,7 @@ def test_paired_bootstrap(task):
     assert found["auc"].low > 0 and found["auc"].p < .02 and found["brier"].high < 0
     same = paired_bootstrap(labels, weak, weak, task, n_resamples=300)
     assert all(c.difference == c.low == c.high == 0 and c.p == 1 for c in same.values())
+    with pytest.raises(ValueError, match="at least 100"): paired_bootstrap(labels, weak, strong, task, n_resamples=10)
     with pytest.raises(ValueError, match="per class"): paired_bootstrap(labels, weak, strong, task, metrics=["sensitivity"])
     with pytest.raises(ValueError, match="labels has shape|same images"): paired_bootstrap(labels, weak, strong[:, :-1] if task == "multi-label" else strong[:-1], task)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BINNINGS', 'T_BOUNDS', 'CALIBRATORS', 'equal_mass_bins', 'reliability_bins', 'bin_errors', 'calibration_errors',
-           'ece_per_class', 'classwise_ece', 'brier_score', 'negative_log_likelihood', 'CalibrationSlope',
+           'ece_per_class', 'classwise_ece', 'brier_score', 'nll_of', 'negative_log_likelihood', 'CalibrationSlope',
            'calibration_slope', 'calibration_slopes', 'calibration_summary', 'logits_from', 'best_temperature',
            'Scaling', 'fit_temperature', 'fit_vector', 'Isotonic', 'fit_isotonic', 'fit_calibrator']
 
@@ -113,15 +113,23 @@ def brier_score(
 # %% ../nbs/03_calibration.ipynb #cc6c4d67
 _EPS = float(np.finfo(np.float64).eps)
 
+def nll_of(
+    labels:Any,   # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs:Any,    # (N, K) 0..1
+    task:str,     # One of TASKS
+) -> np.ndarray:  # (N,) 0..36.04, in nats: probabilities below float64's epsilon count as it
+    "-ln p of what came true, per image; multi-label: mean over its labels."
+    y, p = check_scores(labels, probs, task)
+    true = np.where(y == 1, p, 1 - p) if y.ndim == 2 else p[np.arange(len(y)), y][:, None]
+    return -np.log(true.clip(_EPS, 1)).mean(1)
+
 def negative_log_likelihood(
     labels:Any,   # (N,) class indices; (N, K) zeros and ones for multi-label
     probs:Any,    # (N, K) 0..1
     task:str,     # One of TASKS
-) -> float:       # 0..36.04, in nats: probabilities below float64's epsilon count as it
-    "Mean of -ln p of what came true; multi-label: over the labels too."
-    y, p = check_scores(labels, probs, task)
-    true = np.where(y == 1, p, 1 - p) if y.ndim == 2 else p[np.arange(len(y)), y]
-    return float(-np.log(true.clip(_EPS, 1)).mean())
+) -> float:       # 0..36.04, in nats
+    "Mean of `nll_of` over the images."
+    return float(nll_of(labels, probs, task).mean())
 
 # %% ../nbs/03_calibration.ipynb #faa91d32
 @dataclass(frozen=True)

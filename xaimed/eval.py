@@ -4,22 +4,24 @@
 
 # %% auto #0
 __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_name', 'write_predictions', 'read_predictions',
-           'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'recalibrated',
-           'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery', 'as_channels_last',
-           'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval', 'read_evaluation',
-           'compare_runs', 'comparison_table']
+           'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'Scores',
+           'recalibrated', 'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery',
+           'as_channels_last', 'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval',
+           'read_evaluation', 'compare_runs', 'comparison_table']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, run_stage, unknown, write_json
-from .calibration import calibration_summary, fit_calibrator, logits_from
+from .calibration import calibration_summary, fit_calibrator, logits_from, nll_of
 from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
 from .data import load_split, make_loader
 from .intervals import METRICS, delong_test, mcnemar_test, metric_rows, paired_bootstrap
@@ -156,27 +158,41 @@ def metrics_table(
     return "\n".join([*lines, "", f"{metrics['n']} images: {together}"])
 
 # %% ../nbs/03_eval.ipynb #79f832ab
+@dataclass(frozen=True, eq=False)
+class Scores:
+    "Labels of a split, and what a model says of it."
+    labels: np.ndarray           # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs: np.ndarray            # (N, K) 0..1
+    logits: np.ndarray|None=None # (N, K); worked out from the probabilities when None, which tells nothing beyond float64's epsilon
+    split: str = "val"
+
+    def as_logits(self, task:str) -> np.ndarray:
+        "The logits, or some that give these probabilities."
+        return logits_from(self.probs, task) if self.logits is None else self.logits
+
 def recalibrated(
-    held_out:tuple,   # Labels and probabilities of the held-out split
-    labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
-    probs:Any,        # (N, K) 0..1
+    held_out:Scores,  # Of the held-out split
+    scored:Scores,    # Of the evaluated split
     task:str,
     *,
     method:str,       # One of `calibration.CALIBRATORS`
     ece_bins:int=15,
-) -> tuple[dict, np.ndarray|None]: # method, notes, temperature, before, after; and the probabilities after, None where it cannot be fitted
+) -> tuple[dict, np.ndarray|None]: # method, notes, temperature, before, after, gain (mean fall of the NLL per image, with its 95 % interval); and the probabilities after, None where it cannot be fitted
     "Fit a recalibration on the held-out split, and judge it on the other."
-    found = dict(method=method, notes=[], temperature=None, before=calibration_summary(labels, probs, task, ece_bins), after=None)
-    try: fitted = fit_calibrator(method, held_out[0], logits_from(held_out[1], task), task)
+    labels, probs = scored.labels, scored.probs
+    found = dict(method=method, notes=[], temperature=None, before=calibration_summary(labels, probs, task, ece_bins), after=None, gain=None)
+    try: fitted = fit_calibrator(method, held_out.labels, held_out.as_logits(task), task)
     except ValueError as error: return found | dict(notes=[f"not fitted: {error}"]), None
-    after = fitted(logits_from(probs, task))
+    after = fitted(scored.as_logits(task))
     warm = float(1 / fitted.scale[0]) if method == "temperature" and task != "multi-label" else None
-    return found | dict(notes=list(fitted.notes), temperature=warm, after=calibration_summary(labels, after, task, ece_bins)), after
+    fall = nll_of(labels, probs, task) - nll_of(labels, after, task)
+    half = norm.isf(.025) * fall.std(ddof=1) / math.sqrt(len(fall)) if len(fall) > 1 else math.nan
+    gain = dict(mean=fall.mean(), low=fall.mean() - half, high=fall.mean() + half)
+    return found | dict(notes=list(fitted.notes), temperature=warm, after=calibration_summary(labels, after, task, ece_bins), gain=gain), after
 
 def sets_report(
-    held_out:tuple,   # Labels and probabilities of the held-out split
-    labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
-    probs:Any,        # (N, K) 0..1
+    held_out:Scores,  # Of the held-out split
+    scored:Scores,    # Of the evaluated split
     task:str,
     *,
     alpha:float=.1,   # Share of images whose true class may be missing
@@ -185,11 +201,11 @@ def sets_report(
 ) -> tuple[dict, np.ndarray]: # Thresholds and what the sets achieved, with one threshold and one per class; and the sets of the first, bool (N, K)
     "Conformal sets from the held-out split, and whether they keep their promise on the other."
     given = dict(alpha=alpha, score="lac" if task == "multi-label" else score, task=task, seed=seed)
-    found = dict(alpha=alpha, score=given["score"], n_held_out=len(held_out[1]))
+    found, known = dict(alpha=alpha, score=given["score"], n_held_out=len(held_out.probs)), (held_out.labels, held_out.probs)
     for name, by_class in (("marginal", False), ("by_class", True)):
-        sets = conformal_sets(*held_out, probs, by_class=by_class, **given)
-        limits = conformal_thresholds(*held_out, by_class=by_class, **given)          # infinite becomes null in the file
-        found[name] = dict(thresholds=limits.tolist(), **set_metrics(labels, sets, alpha=alpha, task=task))
+        sets = conformal_sets(*known, scored.probs, by_class=by_class, **given)
+        limits = conformal_thresholds(*known, by_class=by_class, **given)          # infinite becomes null in the file
+        found[name] = dict(thresholds=limits.tolist(), **set_metrics(scored.labels, sets, alpha=alpha, task=task))
         if not by_class: kept = sets
     return found, kept
 
@@ -198,8 +214,9 @@ def selective_report(
     probs:Any,        # (N, K) 0..1
     task:str,
 ) -> tuple[dict, dict]: # AURC and accuracy at fixed coverages; and the risk-coverage curve
-    "How often it is right where it is surest; a multi-label image is right as a whole or not."
-    right, confidence, _ = image_outcome(labels, probs, task)
+    "How often it is right where it is surest; a multi-label image is right as a whole or not, and as sure as its least sure label."
+    confidence, right = confidence_and_correct(labels, probs, task)
+    if task == "multi-label": confidence, right = confidence.min(1), right.all(1)
     return dict(**aurc(confidence, right), at=accuracy_at_coverage(confidence, right)), risk_coverage(confidence, right)
 
 # %% ../nbs/03_eval.ipynb #acbdfd83
@@ -320,7 +337,8 @@ def write_evaluation(
     ece_bins:int=15,
     n_resamples:int=2000,     # Of the bootstrap
     seed:int=0,               # Of the bootstrap, and of the chance in conformal sets
-    held_out:tuple|None=None, # Name, labels and probabilities of a split that the model was not fitted to; without it no recalibration and no sets
+    logits:Any=None,          # (N, K) behind the probabilities, where they are at hand
+    held_out:Scores|None=None, # Of a split that the model was not fitted to; without it no recalibration and no sets
     calibrator:str="temperature", # One of `calibration.CALIBRATORS`
     alpha:float=.1,           # Share of images whose true class may be missing from its set
     conformal:str="lac",      # One of `conformal.SCORES`
@@ -336,9 +354,10 @@ def write_evaluation(
     metrics["selective"], curve = selective_report(y, p, task)
     metrics["held_out"] = metrics["calibration"] = metrics["conformal"] = None
     if held_out is not None:
-        metrics["held_out"] = dict(split=held_out[0], n=len(held_out[2]))
-        metrics["calibration"], after = recalibrated(held_out[1:], y, p, task, method=calibrator, ece_bins=ece_bins)
-        metrics["conformal"], sets = sets_report(held_out[1:], y, p, task, alpha=alpha, score=conformal, seed=seed)
+        scored = Scores(y, p, logits, split)
+        metrics["held_out"] = dict(split=held_out.split, n=len(held_out.probs))
+        metrics["calibration"], after = recalibrated(held_out, scored, task, method=calibrator, ece_bins=ece_bins)
+        metrics["conformal"], sets = sets_report(held_out, scored, task, alpha=alpha, score=conformal, seed=seed)
     write_predictions(folder / "predictions.csv", y, p, task, index=index, sets=sets)
     write_json(folder / "metrics.json", metrics)
     save_figure(risk_curve(curve, n=len(p), marks=metrics["selective"]["at"], title=f"Risk and coverage: {where}"), folder / "risk_coverage.png")
@@ -370,11 +389,11 @@ def run_eval(
         def scores(images):
             loader = make_loader(images, batch_size=asked.batch_size, device=device, num_workers=options.data.num_workers)
             logits, labels = predict_logits(model, loader, device=device)
-            return labels.numpy(), probabilities(logits.numpy(), data.spec.task)
-        labels, probs = scores(data)
-        held_out = None if asked.split == "val" else ("val", *scores(load_split(options, "val", transforms_for(options))))
+            return Scores(labels.numpy(), probabilities(logits.numpy(), data.spec.task), logits.numpy())
+        scored = scores(data)
+        held_out = None if asked.split == "val" else scores(load_split(options, "val", transforms_for(options)))
         metrics = write_evaluation(
-            folder, data.images, labels, probs, task=data.spec.task, classes=data.spec.classes,
+            folder, data.images, scored.labels, scored.probs, logits=scored.logits, task=data.spec.task, classes=data.spec.classes,
             dataset=data.spec.name, split=asked.split, checkpoint=dict(which=asked.checkpoint, epoch=checkpoint["epoch"]),
             gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, n_resamples=asked.n_resamples, seed=options.seed,
             held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist())

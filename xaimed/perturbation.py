@@ -159,14 +159,15 @@ def impute(
     *,
     noise:float=0.0, # Standard deviation of the noise added to the fill, in units of x
     seed:int=0,
-    tolerance:float=1e-3, # Largest correction left undone, as a share of the image's contrast: the error is of that order
+    tolerance:float=1e-3, # Largest correction left undone, as a share of the image's contrast; the error is of that order, in the largest holes some times that
 ) -> Tensor:         # Images with the missing pixels filled in, shape of x
     "Fill missing pixels with the weighted mean of their neighbours (ROAD, Rong et al. 2022, arXiv:2202.00449)."
     if tuple(missing.shape) != (len(x), 1, *x.shape[2:]): raise ValueError(f"missing has shape {tuple(missing.shape)}, expected {(len(x), 1, *x.shape[2:])}")
     if bool(missing.flatten(1).all(1).any()): raise ValueError("missing covers a whole image, expected at least one pixel left to fill from")
     # on a CPU in pieces that stay in its cache: a round reads each number some sixty times
     piece = max(1, 2**19 // x[0].numel()) if x.device.type == "cpu" else len(x)
-    filled = in_batches(lambda start, stop: _solve_fill(x[start:stop], missing[start:stop], tolerance), len(x), piece)
+    exact = x if x.dtype in (torch.float32, torch.float64) else x.float()          # half precision cannot hold the residual
+    filled = in_batches(lambda start, stop: _solve_fill(exact[start:stop], missing[start:stop], tolerance), len(x), piece).to(x.dtype)
     return filled if not noise else filled + noise * missing * draws(x, x.shape[1:], seed=seed)
 
 def _solve_fill(x, missing, tolerance):
@@ -199,13 +200,14 @@ def _conjugate_gradients(apply, residual, precondition, tolerance, rounds=200):
         moved = apply(direction)
         length = torch.where(active, new / dot(direction, moved).clamp_min(1e-30), 0.)
         u, residual, energy = torch.addcmul(u, length, direction), torch.addcmul(residual, length, moved, value=-1), new
+    log.warning("the fill of missing pixels stopped after %d rounds, short of its tolerance", rounds)
     return u
 
 # %% ../nbs/04_perturbation.ipynb #e17630ef
 def _levels(gone, smallest=8):
     "Missing pixels, and one over the sum of their neighbours' weights, on every grid from the image's own to the coarsest."
-    here = gone, gone / _neighbours(torch.ones_like(gone[:1, :1]))
-    if min(gone.shape[2:]) <= smallest: return [here]
+    here = gone, gone / _neighbours(torch.ones_like(gone[:1, :1])).clamp_min(1)      # a lone pixel has no neighbours
+    if max(gone.shape[2:]) <= smallest: return [here]
     even = F.pad(gone, (0, gone.shape[3] % 2, 0, gone.shape[2] % 2), value=1)
     return [here, *_levels(-F.max_pool2d(-even, 2), smallest)]
 

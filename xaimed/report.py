@@ -7,11 +7,12 @@ __all__ = ['METHOD_WORDS', 'METHOD_TEXTS', 'CALIBRATION_FIGURES', 'HOW_TO_READ',
            'title_section', 'tiles', 'summary_section', 'used', 'warnings_of', 'dataset_section', 'hashed',
            'model_section', 'training_section', 'metrics_section', 'class_table', 'published_section',
            'confusion_section', 'reliability_section', 'calibration_table', 'calibration_words', 'sets_section',
-           'selective_section', 'label_words', 'sample_cards', 'method_title', 'rounded', 'interval_words', 'p_words',
-           'best_control', 'verdict_table', 'scores_figure', 'agreement_part', 'regions_part', 'removal_words',
-           'budget_words', 'all_scores', 'measured_section', 'reading_section', 'failures_section',
-           'explanations_section', 'ethics_words', 'ethics_section', 'provenance_section', 'flat', 'markdown_text',
-           'bullets', 'model_card', 'outside_resources', 'report_cells', 'render_report', 'report_title', 'run_report']
+           'sets_words', 'selective_section', 'label_words', 'sample_cards', 'method_title', 'rounded',
+           'interval_words', 'p_words', 'best_control', 'verdict_table', 'scores_figure', 'agreement_part',
+           'regions_part', 'removal_words', 'budget_words', 'all_scores', 'measured_section', 'reading_section',
+           'failures_section', 'explanations_section', 'ethics_words', 'ethics_section', 'provenance_section', 'flat',
+           'markdown_text', 'bullets', 'model_card', 'outside_resources', 'report_cells', 'render_report',
+           'report_title', 'run_report']
 
 # %% ../nbs/05_report.ipynb #b36a5ffc
 import html, re
@@ -24,7 +25,7 @@ from IPython.display import HTML
 
 from .config import Options, XaimedError, atomic_write, load_options, read_json, run_stage, stage_state, write_json
 from .page import Markup, drawing, escaped, facts, figure, fold, grid, image, note, number, report_style, section, table, template
-from .schema import (SETTING_WORDS, Covered, DataFile, DatasetCard, Explained, HeldOut, Interval, Judged, Measure, MetricRow, Metrics, Recalibration, Regions, Results, Score, Scorecard, StageRecord, changed_words,
+from .schema import (SETTING_WORDS, Conformal, Covered, DataFile, DatasetCard, Explained, HeldOut, Interval, Judged, Measure, MetricRow, Metrics, Recalibration, Regions, Results, Score, Scorecard, StageRecord, changed_words,
                            comparison_words, load_results, mend, native_side, network_name, origin, plural, setting_words, unlike_published)
 
 # %% ../nbs/05_report.ipynb #05942632
@@ -215,9 +216,9 @@ def metrics_section(
         caption=f"Over all {plural(m.n, 'image')} of the {m.split} split. The interval says what other images of the same kind would have given; it knows nothing of other seeds, of patients with several images, or of other hospitals. The last column is medmnist's own Evaluator on the same scores.")
     meaning = facts([("AUC", "The chance that an image of a class scores higher for it than an image of another class, averaged over classes (macro, one against the rest). 0.5 is guessing."),
         ("Accuracy", "Share of right labels over all images and labels. High by itself where most labels are absent." if many else "Share of images with the right class."),
-        ("Balanced accuracy", "Sensitivity averaged over classes: what accuracy would be if all classes were equally common."),
+        ("Balanced accuracy", "Sensitivity and specificity averaged over labels: what accuracy would be if each label were there in half of the images." if many else "Sensitivity averaged over classes: what accuracy would be if all classes were equally common."),
         ("Macro F1", "F1 averaged over classes, rare ones counting as much as common ones."), ("Matthews, kappa", "Agreement of label and prediction beyond what their frequencies alone would give: 1 is perfect, 0 is luck." + (" Kappa weighs a miss by its squared distance." if results.dataset.task == "ordinal" else "")),
-        ("Brier score", "Squared distance of the probabilities from the labels. 0 is best; it counts calibration and discrimination together."), ("Calibration error", f"Gap between confidence and accuracy, averaged over {results.provenance.options.get('eval', {}).get('ece_bins', 15)} bins of confidence. 0 is best; it does not say in which direction.")])
+        ("Brier score", "Squared distance of the probabilities from the labels. 0 is best; it counts calibration and discrimination together."), ("Calibration error", f"Has no interval: its bins turn chance into error, so it is too high on average, and resampling adds to that. Gap between confidence and accuracy, averaged over {results.provenance.options.get('eval', {}).get('ece_bins', 15)} bins of confidence. 0 is best; it does not say in which direction.")])
     return section(overall, meaning, class_table(m, many))
 
 
@@ -272,7 +273,7 @@ def reliability_section(
     c, held = results.metrics.calibration, results.metrics.held_out
     if c is None or held is None: return section(*drawn, note("No recalibration: it needs a split that was held out of training."))
     if c.after is not None: drawn.append(figure(results.path("reliability_calibrated"), "Reliability diagram after recalibration", f"The same images after recalibration ({c.method}, fitted on {plural(held.n, 'image')} of the {held.split} split).", width=34))
-    return section(*drawn, calibration_table(c), note(*calibration_words(c, held)))
+    return section(*drawn, calibration_table(c, results.dataset.task == "multi-label"), note(*calibration_words(c, held)))
 
 # %% ../nbs/05_report.ipynb #71af89a2
 CALIBRATION_FIGURES = {"ece": "ECE, bins of equal width", "ece_mass": "ECE, bins of equal mass", "mce": "Largest gap of a bin (MCE)", "classwise_ece": "Class-wise ECE", "brier": "Brier score",
@@ -280,9 +281,11 @@ CALIBRATION_FIGURES = {"ece": "ECE, bins of equal width", "ece_mass": "ECE, bins
 
 def calibration_table(
     c:Recalibration, # Before and after
+    many:bool=False, # Whether the classes are labels of a multi-label task
 ) -> str:            # HTML
     "Set the calibration figures before and after side by side."
-    rows = [(title, c.before[k], *([c.after.get(k)] if c.after else [])) for k, title in CALIBRATION_FIGURES.items() if k in c.before]
+    titles = CALIBRATION_FIGURES | ({k: f"{CALIBRATION_FIGURES[k]}, mean over labels" for k in ("ece", "ece_mass")} if many else {})     # elsewhere all labels share the bins
+    rows = [(title, c.before[k], *([c.after.get(k)] if c.after else [])) for k, title in titles.items() if k in c.before]
     return table(rows, ["Figure", "As it was", *(["Recalibrated"] if c.after else [])], caption="Calibration on the evaluated images. Smaller is better unless said otherwise.")
 
 
@@ -290,10 +293,13 @@ def calibration_words(
     c:Recalibration, # Before and after
     held:HeldOut,    # What it was fitted on
 ) -> list[str]:
-    "Say what the temperature means, and what could not be fitted."
-    words = list(c.notes)
-    if c.temperature is not None: words.append(f"Temperature {c.temperature:.2f}: the network was {'surer than it should be' if c.temperature > 1.02 else 'less sure than it could be' if c.temperature < 0.98 else 'about as sure as it should be'}. Dividing by it changes no decision.")
-    if c.after and (c.after["nll"] or 0) > (c.before["nll"] or 0): words.append("Recalibration made the likelihood of these images worse: the held-out split is too small, or unlike them.")
+    "Say whether recalibration helps beyond luck, what the temperature means, and what could not be fitted."
+    words, sure = list(c.notes), c.gain is not None and c.gain.low is not None and c.gain.high is not None
+    if sure and c.gain.low > 0:
+        words.append("Recalibration helps on these images, beyond luck: their likelihood rises.")
+        if c.temperature is not None and not c.notes: words.append(f"Temperature {c.temperature:.2f}: the network was {'surer than it should be' if c.temperature > 1 else 'less sure than it could be'}. Dividing by it changes no decision.")
+    elif sure and c.gain.high < 0: words.append("Recalibration makes the likelihood of these images worse, beyond luck: use the probabilities as they were.")
+    elif sure: words.append("Whether recalibration helps cannot be told from these images: the change is within luck.")
     return words + [f"The {held.split} split also chose the epoch, so it is not wholly untouched."]
 
 # %% ../nbs/05_report.ipynb #9a753386
@@ -307,12 +313,25 @@ def sets_section(
     def share(x:Covered) -> Markup: return Markup(escaped(x.coverage) + (f"<small>{x.low:.3f} to {x.high:.3f}</small>" if x.low is not None and x.high is not None else ""))
     ways = [("A line for each label", c.by_class)] if many else [("One line for all classes", c.marginal), ("A line for each class", c.by_class)]
     whole = table([(name, share(s), s.mean_size, f"{100 * s.single:.0f} %", f"{100 * s.empty:.0f} %", f"{100 * s.full:.0f} %") for name, s in ways],
-        ["How the line is drawn", "Coverage", "Mean size", "One class", "None", "All classes"], caption=f"Sets that should hold the true {'label' if many else 'class'} in {100 * (1 - c.alpha):g} % of images ({c.score.upper()}, line drawn on {plural(c.n_held_out, 'held-out image')}), and what they did on {plural(m.n, 'image')}. Below: 95 % interval.")
-    each = table([(k.name, *(share(s.by_class[i]) for _, s in ways), k.support) for i, k in enumerate(m.per_class)], ["Label" if many else "Class", *(name for name, _ in ways), "Images"], caption="Coverage class by class.")
-    missed = [k.name for i, k in enumerate(m.per_class) if not many and (x := c.marginal.by_class[i]).high is not None and x.high < 1 - c.alpha]
-    words = [f"With one line for all, {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} covered less often than promised, beyond luck: the promise holds on average only."] if missed else []
-    if any(t is None for t in c.by_class.thresholds): words.append("For at least one class there are too few held-out images to ever rule it out: it is in every set.")
-    return section(whole, each, note("The promise holds for images drawn as the held-out ones were, not for another hospital. Sets of every image stand in predictions.csv.", *words))
+        ["How the line is drawn", "Coverage", "Mean size", "One class", "None", "All classes"], caption=(f"Each label's sets should hold it in {100 * (1 - c.alpha):g} % of the images that have it" if many else f"Sets that should hold the true class in {100 * (1 - c.alpha):g} % of images") + f" ({c.score.upper()}, line drawn on {plural(c.n_held_out, 'held-out image')}), and what they did on {plural(m.n, 'image')}." + ("" if many else " Below: 95 % interval of these images, the line taken as fixed."))
+    each = table([(k.name, *(share(s.by_class[i]) for _, s in ways), k.support) for i, k in enumerate(m.per_class)], ["Label" if many else "Class", *(name for name, _ in ways), "Images"], caption=f"Coverage {'label by label, of the images that have it' if many else 'class by class'}, with its 95 % interval.")
+    return section(whole, each, note("The promise holds for images drawn as the held-out ones were, not for another hospital." + ("" if many else " The sets of one line for all stand in predictions.csv, a 0 or 1 per class."), *sets_words(results, c, many)))
+
+
+def sets_words(
+    results:Results, # The run
+    c:Conformal,     # Its sets
+    many:bool,       # Whether the classes are labels of a multi-label task
+) -> list[str]:
+    "Say which classes are covered less often than luck allows, and where nothing can be ruled out."
+    from xaimed.conformal import coverage_band
+    words, classes = [], results.metrics.per_class
+    def least(n:int) -> float: return coverage_band(c.n_held_out, c.alpha, n_test=n, level=1 - 0.05 / len(classes))[0]      # the luck of both splits, and of as many classes
+    missed = [k.name for k, x in zip(classes, c.marginal.by_class) if not many and x.n and x.coverage is not None and x.coverage < least(x.n)]
+    if missed: words.append(f"With one line for all, {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} covered less often than luck allows: the promise holds on average only.")
+    if not many and any(t is None for t in c.marginal.thresholds): words.append("There are too few held-out images for this promise: every set holds every class.")
+    elif any(t is None for t in c.by_class.thresholds): words.append("For at least one class there are too few held-out images to ever rule it out: with a line of its own it is in every set.")
+    return words
 
 
 def selective_section(

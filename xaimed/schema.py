@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'OPTIONAL', 'SETTING_WORDS', 'Part', 'SplitCount', 'DataFile', 'DatasetCard', 'Layer', 'ModelFacts',
-           'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'MetricRow', 'MetricIntervals', 'HeldOut',
+           'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'MetricRow', 'MetricIntervals', 'HeldOut', 'Gain',
            'Recalibration', 'Covered', 'SetsAchieved', 'Conformal', 'Answered', 'Selective', 'Metrics', 'Failure',
            'Explained', 'Budget', 'Measure', 'Interval', 'Score', 'Judged', 'Agreement', 'Recommended', 'RegionScore',
            'RegionAccuracy', 'Regions', 'Flag', 'Scorecard', 'Published', 'StageRecord', 'Provenance', 'Results',
@@ -14,7 +14,7 @@ __all__ = ['FIGURES', 'OPTIONAL', 'SETTING_WORDS', 'Part', 'SplitCount', 'DataFi
            'read_scorecard', 'unlike_published']
 
 # %% ../nbs/05_schema.ipynb #d9176013
-import csv, math, re
+import csv, re
 from pathlib import Path
 from typing import Any, Iterable, Literal
 
@@ -155,6 +155,13 @@ class HeldOut(Part):
     n: int = Field(description="Images in it")
 
 
+class Gain(Part):
+    "A mean over images with its 95 % interval."
+    mean: float | None = Field(description="The mean")
+    low: float | None = Field(None, description="Lower end; null for one image")
+    high: float | None = Field(None, description="Upper end")
+
+
 class Recalibration(Part):
     "What recalibration does to the evaluated split."
     method: str = Field(description="temperature, vector or isotonic")
@@ -162,6 +169,7 @@ class Recalibration(Part):
     temperature: float | None = Field(None, description="Above 1: the network was too sure")
     before: dict[str, float | None] = Field(description="Calibration figures as it was")
     after: dict[str, float | None] | None = Field(None, description="And recalibrated; null where it could not be fitted")
+    gain: Gain | None = Field(None, description="Fall of the negative log-likelihood per image, with its interval: above 0 it helps")
 
 
 class Covered(Part):
