@@ -1,9 +1,9 @@
 """Do the maps lie on the lesion? Every method and control map against BreastMNIST's lesion masks.
 
-    python benchmarks/localisation.py ARTIFACTS SIZE [SIZE ...] [--seeds 0 1 2]     after `xaimed --config breastmnist train --data.size SIZE --seed SEED`
+    python benchmarks/localisation.py ARTIFACTS SIZE [SIZE ...] [--seed 0] [--training WORDS]     after `xaimed --config breastmnist train --data.size SIZE --seed SEED`
 
 Reads the trained runs below ARTIFACTS, explains the predicted class of every test image whose lesion lies whole in the image,
-and writes benchmarks/results/localisation.csv: mean, bootstrap 95 % interval and chance level by seed of the training, method and measure.
+and writes benchmarks/results/localisation.csv: mean, bootstrap 95 % interval and chance level by training, method and measure.
 """
 import argparse
 import csv
@@ -25,7 +25,7 @@ SETTINGS = dict(n_steps=16, batch_size=32, seed=0)     # of the methods that tak
 DRAWS = {64: dict(n_samples=8, n_masks=64)}             # with the small stem a pass at 64 pixels costs five times one at 128 with the ImageNet stem
 
 
-def rows_of(artifacts, size, seed, methods):
+def rows_of(artifacts, size, seed, training, methods):
     options = load_options("breastmnist", overrides={"artifacts_dir": artifacts, "data.size": size, "seed": seed})
     model, _ = load_trained_model(options, "best")
     transform = transforms_for(options)
@@ -45,7 +45,7 @@ def rows_of(artifacts, size, seed, methods):
             mean, low, high, n = interval(values.numpy())
             level = float(np.nanmean(chance[measure]))
             line.append(f"{mean:.3f} [{low:.3f}, {high:.3f}] chance {level:.3f}")
-            yield [size, seed, name, method.title, int(method.control), measure, f"{mean:.4f}", f"{low:.4f}", f"{high:.4f}", n, f"{level:.4f}", f"{right:.4f}"]
+            yield [size, training, name, method.title, int(method.control), measure, f"{mean:.4f}", f"{low:.4f}", f"{high:.4f}", n, f"{level:.4f}", f"{right:.4f}"]
         print(f"  {method.title:24s} {time.process_time() - started:6.0f} s   " + "   ".join(line), flush=True)
 
 
@@ -53,16 +53,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("artifacts", help="folder that holds train/<run>")
     parser.add_argument("sizes", type=int, nargs="+")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--training", default="one thread", help="what sets this training apart from others at its size; rows of the same words are replaced")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="only these; the rows of the others stay as they are in the file")
     asked = parser.parse_args()
     target = Path(__file__).parent / "results" / "localisation.csv"
-    head = ["size", "seed", "method", "title", "control", "measure", "mean", "low", "high", "n", "chance", "accuracy"]
-    def key(row): return (str(row[0]), str(row[1]), row[2], row[5])                 # a row of the same size, seed, method and measure is replaced
-    fresh = {key(row): row for size in asked.sizes for seed in asked.seeds for row in rows_of(asked.artifacts, size, seed, asked.methods)}
+    head = ["size", "training", "method", "title", "control", "measure", "mean", "low", "high", "n", "chance", "accuracy"]
+    def key(row): return (str(row[0]), str(row[1]), row[2], row[5])                 # a row of the same size, training, method and measure is replaced
+    fresh = {key(row): row for size in asked.sizes for row in rows_of(asked.artifacts, size, asked.seed, asked.training, asked.methods)}
     kept = list(csv.reader(target.read_text(encoding="utf-8").splitlines()))[1:] if target.exists() else []
     known = {key(row): row for row in kept} | fresh
     order = {name: k for k, name in enumerate(METHODS)}
     with atomic_write(target) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *sorted(known.values(), key=lambda row: (-int(row[0]), int(row[1]), order[row[2]]))])
+        csv.writer(file).writerows([head, *sorted(known.values(), key=lambda row: (-int(row[0]), row[1], order[row[2]]))])
     print(f"{len(fresh)} rows made, {len(known)} in {target.parent.name}/{target.name}")
