@@ -36,7 +36,8 @@ def test_wilson_equals_scipy(right, n, level):
 def test_wilson_of_many_at_once_and_of_none():
     found = wilson_interval([3, 0], [4, 0])
     assert found.value[0] == .75 and np.isnan([found.value[1], found.low[1], found.high[1]]).all()
-    with pytest.raises(ValueError, match="outside 0..n"): wilson_interval(5, 4)
+    for right in (5, -1, 2.5):
+        with pytest.raises(ValueError, match="outside 0..n"): wilson_interval(right, 4)
     for level in (0, 1, 95):
         with pytest.raises(ValueError, match="such as 0.95"): wilson_interval(1, 2, level=level)
 
@@ -224,6 +225,8 @@ def test_delong_where_there_is_nothing_to_test():
     parted = delong_test([1, 1, 0, 0], [.1, .1, .9, .9], [.9, .9, .1, .1])
     assert parted.difference == 1 and np.isnan([parted.low, parted.p]).all()
     assert np.isnan(delong_test([1, 1, 0], [.1, .2, .3], [.3, .2, .1]).p)
+    with pytest.raises(ValueError, match="other than 0 and 1"): delong_test([1, 2, 1], [.1, .2, .3], [.3, .2, .1])
+    with pytest.raises(ValueError, match="a list of names"): metric_values([0, 1], [[.5, .5]] * 2, "binary", metrics="auc")
     with pytest.raises(ValueError, match="expected all"): delong_test([1, 0], [.1, .2, .3], [.3, .2, .1])
     with pytest.raises(ValueError, match="NaN"): delong_test([1, 1, 0, 0], [.1, .2, .3, np.nan], [.3, .2, .1, 0])
     up, down = placements([1, 0, 0], [.5, .5, .1])

@@ -122,7 +122,7 @@ def test_quantus_removes_features_and_starts_with_one_channel(oracle):
     seen = []
     model.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
     removal_curve(model, x, oracle.fixed_targets(), rank, torch.full_like(x, 9), n_steps=6)
-    gone = torch.cat(seen).view(3, 7, 3, 12, 10) == 9
+    gone = torch.cat(seen).view(7, 3, 3, 12, 10).transpose(0, 1) == 9
     assert (gone.any(2) == gone.all(2)).all() and gone[:, :, 0].sum((2, 3)).tolist() == [[0, 20, 40, 60, 80, 100, 120]] * 3
 
 

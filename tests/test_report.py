@@ -74,7 +74,7 @@ def test_page_of_every_task_kind(tmp_path, root, task):
     for c in results.dataset.classes: assert text.count(c) >= 2   # counts and per-class table
     assert ("over all labels" in text) == (task == "multi-label") and ("threshold of 0.5" in text) == (task == "multi-label")
     assert ("steps of a scale" in text) == (task == "ordinal")
-    assert "line of its own it is in every set" in text and "beyond luck: their likelihood rises" in text and ("Temperature 1.40" in text) == (task != "multi-label") and ("covered less often than luck allows" in text) == (task != "multi-label")
+    assert "threshold of its own it is in every set" in text and "beyond luck: their likelihood rises" in text and ("Temperature 1.40" in text) == (task != "multi-label") and ("covered less often than luck allows" in text) == (task != "multi-label")
     assert "an AUC of 0.981 (95 % interval 0.951 to 0.996)" in text and "Cohen's kappa" in text and "<small>0.800 to 0.950</small>" in text
 
 

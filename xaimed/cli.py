@@ -185,7 +185,7 @@ def _run(context:typer.Context, force:bool=_FORCE, *, request:dict) -> None:
 # %% ../nbs/07_cli.ipynb #1b69e060
 _STAGE_HELP = {"data": "Read the data set and write its card.", "models": "Build the model and describe it.",
                "train": "Train the model; best.pt, last.pt, history.csv.", "eval": "Measure the model on the test split.",
-               "explain": "Explain predictions with Grad-CAM and integrated gradients.", "report": "Make the report of a run."}
+               "explain": "Explain predictions, and measure the explanations.", "report": "Make the report of a run."}
 
 
 def _stage_command(stage:str) -> Callable:

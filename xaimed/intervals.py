@@ -48,7 +48,7 @@ def wilson_interval(
 ) -> Estimate:          # NaN where n is 0
     "A share with the interval of the true shares that could have given it (Wilson 1927)."
     right, n = np.broadcast_arrays(np.asarray(right, float), np.asarray(n, float))
-    if (right < 0).any() or (right > n).any(): raise ValueError("right lies outside 0..n, expected at most as many as there are cases")
+    if not ((right >= 0) & (right <= n) & (right == np.floor(right))).all(): raise ValueError("right lies outside 0..n or is no whole number, expected how many of the n cases count")
     z = norm.isf((1 - check_level(level)) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = right / n
@@ -238,7 +238,8 @@ def choose_metrics(
     names:Sequence[str]|None=None,  # Of METRICS; all when None
 ) -> dict[str, Metric]:
     "Look metrics up; an unknown name lists the near ones."
-    for name in names or (): 
+    if isinstance(names, str): raise ValueError(f"metrics is {names!r}, expected a list of names, such as [{names!r}]")
+    for name in names or ():
         if name not in METRICS: raise unknown("metric", name, METRICS)
     return {name: METRICS[name] for name in (METRICS if names is None else names)}
 
@@ -434,7 +435,7 @@ def paired_bootstrap(
     level:float=.95,
     seed:int=0,
 ) -> dict[str, Comparison]:
-    "Differences of metrics on images drawn once for both models: percentile interval, and twice the smaller tail beyond zero."
+    "Differences of metrics, second minus first, on images drawn once for both models: percentile interval, and twice the smaller tail beyond zero."
     (y, a), (_, b) = check_scores(labels, first, task), check_scores(labels, second, task)
     if a.shape != b.shape: raise ValueError(f"first has shape {a.shape} and second {b.shape}, expected the same images and classes")
     check_level(level), _check_resamples(n_resamples)
@@ -472,7 +473,8 @@ def delong_test(
     *,
     level:float=.95,
 ) -> Comparison:     # NaN where a side has fewer than two images, or where nothing varies and yet they differ; p is 1 where the placements are the same
-    "Whether two AUCs on the same images differ (DeLong et al. 1988)."
+    "Whether two AUCs on the same images differ; second minus first (DeLong et al. 1988)."
+    if not np.isin(positive, (0, 1)).all(): raise ValueError("positive has values other than 0 and 1, expected whether the class is true: pass labels == 1")
     positive, first, second = np.asarray(positive, bool), np.asarray(first, float), np.asarray(second, float)
     if not positive.shape == first.shape == second.shape or positive.ndim != 1: raise ValueError(f"positive, first and second have shapes {positive.shape}, {first.shape} and {second.shape}, expected all (N,)")
     if np.isnan(first).any() or np.isnan(second).any(): raise ValueError("the scores hold NaN, expected finite numbers")

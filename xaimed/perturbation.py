@@ -109,13 +109,13 @@ def responses(
     target = as_targets(target, x)
     def piece(start, stop):
         copies = torch.arange(start, stop, device=x.device)
-        image, copy = copies // n, copies % n
+        image, copy = copies % len(x), copies // len(x)          # the same copy of every image together: they cost alike where a hole has to be filled
         logits = model(change(image, copy))
         check_target(target, logits)
         return outputs(logits, target[image], output)
     with undisturbed(model, x.device.type), torch.no_grad(): values = in_batches(piece, len(x) * n, batch_size)
     check_values(values[:, None], "f of a changed image", "the model's weights or logits are not finite; check the checkpoint")
-    return values.view(len(x), n)
+    return values.view(n, len(x)).T.contiguous()
 
 def check_target(
     target:Tensor,   # Indices, shape (B,)

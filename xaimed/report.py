@@ -138,7 +138,10 @@ def warnings_of(
     if d.file.official is False: found.append(f"The data file {d.file.name or ''} is not medmnist's own (its MD5 differs), so the images or their order may differ from the published data set.")
     if part := _part_in_training(m): found.append(f"These figures are of the {m.split} split: {part}. They are better than what new images would give, and are no test.")
     found += [f"Not the whole test split: {c}." for c in unlike_published(d, m)]
-    if m.n < 500: found.append(f"{plural(m.n, 'image')} is a small sample: a few images more or less change the third decimal of every figure, and often the second.")
+    if m.n < 500: found.append(f"{plural(m.n, 'image')} is a small sample: read every figure with its interval.")
+    auc, right, counts = m.row("auc"), m.row("accuracy"), [c.support for c in m.per_class]
+    if auc and auc.low is not None and auc.low <= 0.5: found.append("The interval of the AUC holds 0.5: that the network knows anything of these classes is not shown.")
+    if d.task != "multi-label" and right and right.low is not None and right.low <= max(counts) / m.n: found.append(f"Always answering “{m.per_class[counts.index(max(counts))].name}” would be right in {100 * max(counts) / m.n:.0f} % of these images; that the network does better is not shown.")
     if (cams := _cams(results)) and min(results.model.cam_map_size) < 4: found.append(f"{cams} {'read' if ' and ' in cams else 'reads'} a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
     if absent := [c.name for c in m.per_class if c.support == 0]: found.append(f"No image of {', '.join(absent)} in this split: figures averaged over classes leave it out.")
     return note(*found, warn=True) if found else ""
@@ -213,7 +216,7 @@ def metrics_section(
     own = {"auc": m.medmnist.get("AUC"), "accuracy": m.medmnist.get("ACC")}
     whole = [r for r in m.intervals.rows if r.of is None] or [MetricRow(name=k, title=t, value=v) for k, t, v in (("auc", "AUC", m.auc), ("accuracy", "Accuracy", m.accuracy), ("macro_f1", "Macro F1", m.macro_f1), ("ece", "Expected calibration error", m.ece))]
     overall = table([(r.title, r.value, _ends(r), r.interval or "–", own.get(r.name)) for r in whole], ["Figure", "Value", "95 % interval", "Interval by", "By medmnist"],
-        caption=f"Over all {plural(m.n, 'image')} of the {m.split} split. The interval says what other images of the same kind would have given; it knows nothing of other seeds, of patients with several images, or of other hospitals. The last column is medmnist's own Evaluator on the same scores.")
+        caption=f"Over all {plural(m.n, 'image')} of the {m.split} split. BCa: bias-corrected and accelerated bootstrap ({m.intervals.n_resamples or 2000:,} resamples). The interval says what other images of the same kind would have given; it knows nothing of other seeds, of patients with several images, or of other hospitals. The last column is medmnist's own Evaluator on the same scores.")
     meaning = facts([("AUC", "The chance that an image of a class scores higher for it than an image of another class, averaged over classes (macro, one against the rest). 0.5 is guessing."),
         ("Accuracy", "Share of right labels over all images and labels. High by itself where most labels are absent." if many else "Share of images with the right class."),
         ("Balanced accuracy", "Sensitivity and specificity averaged over labels: what accuracy would be if each label were there in half of the images." if many else "Sensitivity averaged over classes: what accuracy would be if all classes were equally common."),
@@ -311,11 +314,11 @@ def sets_section(
     if c is None: return section(note("No conformal sets: they need a split that was held out of training."))
     many = results.dataset.task == "multi-label"
     def share(x:Covered) -> Markup: return Markup(escaped(x.coverage) + (f"<small>{x.low:.3f} to {x.high:.3f}</small>" if x.low is not None and x.high is not None else ""))
-    ways = [("A line for each label", c.by_class)] if many else [("One line for all classes", c.marginal), ("A line for each class", c.by_class)]
+    ways = [("one for each label", c.by_class)] if many else [("one for all classes", c.marginal), ("one for each class", c.by_class)]
     whole = table([(name, share(s), s.mean_size, f"{100 * s.single:.0f} %", f"{100 * s.empty:.0f} %", f"{100 * s.full:.0f} %") for name, s in ways],
-        ["How the line is drawn", "Coverage", "Mean size", "One class", "None", "All classes"], caption=(f"Each label's sets should hold it in {100 * (1 - c.alpha):g} % of the images that have it" if many else f"Sets that should hold the true class in {100 * (1 - c.alpha):g} % of images") + f" ({c.score.upper()}, line drawn on {plural(c.n_held_out, 'held-out image')}), and what they did on {plural(m.n, 'image')}." + ("" if many else " Below: 95 % interval of these images, the line taken as fixed."))
+        ["Threshold", "Coverage", "Mean size", "One class", "Empty", "Every class"], caption=(f"Each label's sets should hold it in {100 * (1 - c.alpha):g} % of the images that have it" if many else f"Sets that should hold the true class in {100 * (1 - c.alpha):g} % of images") + f" ({c.score.upper()}, threshold from {plural(c.n_held_out, 'held-out image')}), and what they did on {plural(m.n, 'image')}." + ("" if many else " Below: 95 % interval of these images, the threshold taken as fixed. An empty set: no class is as likely here as the true one was on the held-out images."))
     each = table([(k.name, *(share(s.by_class[i]) for _, s in ways), k.support) for i, k in enumerate(m.per_class)], ["Label" if many else "Class", *(name for name, _ in ways), "Images"], caption=f"Coverage {'label by label, of the images that have it' if many else 'class by class'}, with its 95 % interval.")
-    return section(whole, each, note("The promise holds for images drawn as the held-out ones were, not for another hospital." + ("" if many else " The sets of one line for all stand in predictions.csv, a 0 or 1 per class."), *sets_words(results, c, many)))
+    return section(whole, each, note("The promise holds for images drawn as the held-out ones were, not for another hospital; and those also chose the epoch. The sets are made of the probabilities as they were, not of the recalibrated ones." + ("" if many else " Those of one threshold for all stand in predictions.csv, a 0 or 1 per class."), *sets_words(results, c, many)))
 
 
 def sets_words(
@@ -327,10 +330,12 @@ def sets_words(
     from xaimed.conformal import coverage_band
     words, classes = [], results.metrics.per_class
     def least(n:int) -> float: return coverage_band(c.n_held_out, c.alpha, n_test=n, level=1 - 0.05 / len(classes))[0]      # the luck of both splits, and of as many classes
+    low, high = coverage_band(c.n_held_out, c.alpha, n_test=results.metrics.n)
+    if not many: words.append(f"With so few images luck alone gives a coverage between {low:.2f} and {high:.2f}" + (f"; {number(c.marginal.coverage)} is outside: the promise is broken here." if not low <= (c.marginal.coverage or 0) <= high else "."))
     missed = [k.name for k, x in zip(classes, c.marginal.by_class) if not many and x.n and x.coverage is not None and x.coverage < least(x.n)]
-    if missed: words.append(f"With one line for all, {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} covered less often than luck allows: the promise holds on average only.")
+    if missed: words.append(f"With one threshold for all, {', '.join(missed)} {'is' if len(missed) == 1 else 'are'} covered less often than luck allows: the promise holds on average only.")
     if not many and any(t is None for t in c.marginal.thresholds): words.append("There are too few held-out images for this promise: every set holds every class.")
-    elif any(t is None for t in c.by_class.thresholds): words.append("For at least one class there are too few held-out images to ever rule it out: with a line of its own it is in every set.")
+    elif any(t is None for t in c.by_class.thresholds): words.append("For at least one class there are too few held-out images to ever rule it out: with a threshold of its own it is in every set.")
     return words
 
 
@@ -343,7 +348,7 @@ def selective_section(
     rows = [(f"{100 * x.target:g} %", f"{100 * x.coverage:.0f} %", x.n, Markup(escaped(x.accuracy) + f"<small>{x.low:.3f} to {x.high:.3f}</small>")) for x in s.at]
     rows.append(("all", "100 %", results.metrics.n, 1 - s.error))
     return section(figure(results.path("risk_coverage"), "Share of wrong answers by share of images answered", "Where the network may leave the images that it is least sure of to a person. Dashed: what a perfect order of the same answers would give.", width=34),
-        table(rows, ["To answer", "Answered", "Images", "Accuracy"], caption=f"Accuracy on the images that it is surest of{'; an image counts as right when all its labels are' if many else ''}. Area under the curve {number(s.aurc)}, {number(s.excess)} above a perfect order. The line is read off these same images."))
+        table(rows, ["Asked", "Answered", "Images", "Accuracy"], caption=f"Accuracy on the images that it is surest of{'; an image counts as right when all its labels are' if many else ''}. Area under the curve {number(s.aurc)}, {number(s.excess)} above a perfect order. The threshold is read off these same images, which is optimistic. By the probabilities as they were, not the recalibrated ones."))
 
 # %% ../nbs/05_report.ipynb #8bb55684
 HOW_TO_READ = "<a href='#How-to-read-the-explanations'>how to read these maps</a>"
@@ -799,7 +804,7 @@ def _card_of_figures(results:Results) -> list[str]:
     data = bullets([("Data set", d.title), ("Split", f"{m.split}, {plural(m.n, 'image')}"), ("Part in training", _part_in_training(m)), ("Licence", d.licence), ("Source", d.source), ("Cite", d.citation), ("File", d.file.name), ("MD5", d.file.md5),
         ("Official file", {True: "yes", False: "no, the MD5 differs from medmnist's", None: None}[d.file.official]), *(("Known defect", x) for x in d.known_defects)])
     images = ", ".join(f"{k} {used(results, k):,}" + (f" of {c.total:,}, drawn by seed" if used(results, k) < c.total else "") for k, c in d.counts.items() if k != "test")
-    train = bullets([("Images", images), ("Use", "the train split for fitting, the val split for choosing the best epoch; the test split for neither")])
+    train = bullets([("Images", images), ("Use", "the train split for fitting, the val split for choosing the best epoch, for recalibration and for conformal sets; the test split for none of them")])
     overall = _markdown_table(["Figure", "Value", "95 % interval"], [[r.title, r.value, _ends(r)] for r in m.intervals.rows if r.of is None]) if m.intervals.rows else _markdown_table(["AUC", "Accuracy", "Macro F1", "ECE", "Images"], [[m.auc, m.accuracy, m.macro_f1, m.ece, m.n]])
     classes = _markdown_table(["Label" if d.task == "multi-label" else "Class", "Precision", "Recall", "F1", "AUC", "Images"], [[c.name, c.precision, c.recall, c.f1, c.auc, c.support] for c in m.per_class])
     beside = " ".join(comparison_words(r, m.auc, results.provenance.seed) for r in results.published if r.comparable) or ("No published figure was made under the same conditions." if results.published else "There are no published figures for this data set.")
