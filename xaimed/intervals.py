@@ -335,6 +335,7 @@ def _ends(value, resampled, without, groups, level, method):
         ends[:, k] = np.quantile(drawn, levels)
     return ends
 
+# %% ../nbs/03_intervals.ipynb #615156fc
 def bootstrap_intervals(
     labels:Any,          # (N,) class indices; (N, K) zeros and ones for multi-label
     probs:Any,           # (N, K) 0..1

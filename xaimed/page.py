@@ -107,7 +107,7 @@ def drawing(
     if least: picture = f"<div class='xr-scroll' tabindex='0' role='region' aria-label='{html.escape(alt, quote=True)}'><div style='min-width:{least}rem'>{picture}</div></div>"
     return f"<figure class='xr-figure' style='max-width:{width}rem'>{picture}<figcaption>{escaped(caption)}</figcaption></figure>"
 
-
+# %% ../nbs/05_page.ipynb #2e86d16f
 def facts(
     pairs:Iterable[tuple[str, Any]], # Name and value; pairs without a value are left out
 ) -> str:

@@ -148,7 +148,7 @@ class MetricIntervals(Part):
     seed: int | None = Field(None, description="Of the bootstrap")
     rows: list[MetricRow] = Field([], description="Every metric, whole split first in each")
 
-
+# %% ../nbs/05_schema.ipynb #fe374be0
 class HeldOut(Part):
     "The split behind recalibration and conformal sets."
     split: str = Field(description="val: not used to fit the network, though it chose the epoch")
@@ -218,7 +218,7 @@ class Selective(Part):
     error: float = Field(description="Share of wrong answers when all images are answered")
     at: list[Answered] = Field([], description="At fixed shares")
 
-
+# %% ../nbs/05_schema.ipynb #6bc81a93
 class Metrics(Part):
     "Figures of the evaluated split, from `eval/<run>/metrics.json`."
     split: str = Field(description="Split that was evaluated")
