@@ -187,7 +187,7 @@ def recalibrated(
     warm = float(1 / fitted.scale[0]) if method == "temperature" and task != "multi-label" else None
     fall = nll_of(labels, probs, task) - nll_of(labels, after, task)
     half = norm.isf(.025) * fall.std(ddof=1) / math.sqrt(len(fall)) if len(fall) > 1 else math.nan
-    gain = dict(mean=fall.mean(), low=fall.mean() - half, high=fall.mean() + half)
+    gain = dict(mean=fall.mean(), low=fall.mean() - half, high=fall.mean() + half, n=len(fall))
     return found | dict(notes=list(fitted.notes), temperature=warm, after=calibration_summary(labels, after, task, ece_bins), gain=gain), after
 
 def sets_report(

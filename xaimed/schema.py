@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'OPTIONAL', 'SETTING_WORDS', 'Part', 'SplitCount', 'DataFile', 'DatasetCard', 'Layer', 'ModelFacts',
-           'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'MetricRow', 'MetricIntervals', 'HeldOut', 'Gain',
+           'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'MetricRow', 'MetricIntervals', 'Interval', 'HeldOut',
            'Recalibration', 'Covered', 'SetsAchieved', 'Conformal', 'Answered', 'Selective', 'Metrics', 'Failure',
-           'Explained', 'Budget', 'Measure', 'Interval', 'Score', 'Judged', 'Agreement', 'Recommended', 'RegionScore',
+           'Explained', 'Budget', 'Measure', 'Score', 'Judged', 'Agreement', 'Recommended', 'RegionScore',
            'RegionAccuracy', 'Regions', 'Flag', 'Scorecard', 'Published', 'StageRecord', 'Provenance', 'Results',
            'schema_rows', 'without_paths', 'broken', 'mend', 'read_part', 'read_table', 'complaint',
            'published_figures', 'published_spread', 'origin', 'setting_words', 'differences', 'changed_words',
@@ -149,17 +149,18 @@ class MetricIntervals(Part):
     rows: list[MetricRow] = Field([], description="Every metric, whole split first in each")
 
 # %% ../nbs/05_schema.ipynb #fe374be0
+class Interval(Part):
+    "A mean over images with its 95 % interval."
+    mean: float | None = Field(description="Mean over the images; null where it is not defined")
+    low: float | None = Field(None, description="Lower end of the interval")
+    high: float | None = Field(None, description="Upper end of the interval")
+    n: int = Field(0, description="Images it rests on")
+
+
 class HeldOut(Part):
     "The split behind recalibration and conformal sets."
     split: str = Field(description="val: not used to fit the network, though it chose the epoch")
     n: int = Field(description="Images in it")
-
-
-class Gain(Part):
-    "A mean over images with its 95 % interval."
-    mean: float | None = Field(description="The mean")
-    low: float | None = Field(None, description="Lower end; null for one image")
-    high: float | None = Field(None, description="Upper end")
 
 
 class Recalibration(Part):
@@ -169,7 +170,7 @@ class Recalibration(Part):
     temperature: float | None = Field(None, description="Above 1: the network was too sure")
     before: dict[str, float | None] = Field(description="Calibration figures as it was")
     after: dict[str, float | None] | None = Field(None, description="And recalibrated; null where it could not be fitted")
-    gain: Gain | None = Field(None, description="Fall of the negative log-likelihood per image, with its interval: above 0 it helps")
+    gain: Interval | None = Field(None, description="Fall of the negative log-likelihood per image, with its interval: above 0 it helps")
 
 
 class Covered(Part):
@@ -289,14 +290,6 @@ class Measure(Part):
     budget: str = Field("", description="Budget from which on it is measured")
     source: str = Field("", description="Where it was published")
     decisive: bool = Field(False, description="Whether it counts in the verdict")
-
-
-class Interval(Part):
-    "A mean over images with its 95 % interval."
-    mean: float | None = Field(description="Mean over the images; null where it is not defined")
-    low: float | None = Field(None, description="Lower end of the interval")
-    high: float | None = Field(None, description="Upper end of the interval")
-    n: int = Field(0, description="Images it rests on")
 
 
 class Score(Interval):
