@@ -82,16 +82,19 @@ def readme_lines():
 @pytest.mark.parametrize("line", readme_lines())
 def test_every_line_of_the_readme_works(line, asked, monkeypatch):
     "It parses and reaches its function with what it says."
-    from xaimed import data
+    from xaimed import data, eval as evaluation
     report = {"file": "x.npz", "status": "present", "bytes": 1, "md5": "0", "splits": {}}
     reached = []
     monkeypatch.setattr(data, "download_medmnist", lambda name, **kwargs: reached.append(name) or report)
     monkeypatch.setattr(cli, "LISTS", {"configs": lambda: reached.append("list") or []})
+    monkeypatch.setattr(evaluation, "compare_runs", lambda *folders, **kwargs: reached.append([f.name for f in folders]) or [])
+    monkeypatch.setattr(evaluation, "comparison_table", lambda rows: "")
     _, *words = shlex.split(line)
-    if not {"download-data", "list"} & set(words): reached.append(asked(*words))
+    if not {"download-data", "list", "compare"} & set(words): reached.append(asked(*words))
     else: assert cli.main(words) == 0
     assert reached
     if "batch" in words: assert reached[0]["datasets"] == ["breastmnist", "pneumoniamnist"] and reached[0]["seeds"] == [0, 1, 2]
+    if "compare" in words: assert reached == [words[1:]]
     if "download-data" in words: assert reached == ["breastmnist"]
     if "--train.epochs" in words: assert reached[0]["overrides"] == {"train.epochs": 5, "seed": 1}
 
