@@ -65,6 +65,9 @@ FIGURES = {
     "curves": lambda: plots.curves(HISTORY, title="Curves"),
     "curves, one epoch": lambda: plots.curves([{"epoch": "1", "train_loss": "0.5", "val_loss": "", "val_auc": None}]),
     "curves, no epoch": lambda: plots.curves([]),
+    "lines": lambda: plots.lines([dict(title="ROC", xlabel="false positive rate", ylabel="sensitivity", curves=[dict(x=[0, .5, 1], y=[0, .8, 1], low=[0, .6, 1], high=[0, .9, 1], label=f"{c}: AUC 0.81 [0.74, 0.88]") for c in PATH]), dict(title="Precision", xlabel="recall", ylabel="precision", curves=[dict(x=[0, 1], y=[1, .5], label="a long name of a class that goes on and on and on")])], diagonal=["ROC"], title="Curves"),
+    "lines, one": lambda: plots.lines([dict(title="Accuracy", xlabel="severity", ylabel="accuracy", curves=[dict(x=range(6), y=[.9, .8, .7, None, .5, .4], label="motion blur")])]),
+    "lines, none": lambda: plots.lines([], title="Curves"),
     "confusion 2": lambda: plots.confusion([[90, 10], [3, 53]], ["malignant", "normal, benign"], title="Two"),
     "confusion 9": lambda: plots.confusion(RNG.integers(0, 2000, (9, 9)), PATH, title="Nine"),
     "confusion 14": lambda: plots.confusion(RNG.integers(0, 99999, (14, 14)), (PATH + DERMA)[:14], title="Fourteen"),
@@ -239,7 +242,12 @@ def test_names_with_special_characters(tmp_path):
 def test_confusion_writes_every_count_in_its_cell():
     m = np.arange(16).reshape(4, 4) * 7
     ax = plots.confusion(m, list("abcd")).axes[0]
-    assert {(round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in ax.texts} == {(i, j): str(m[i, j]) for i in range(4) for j in range(4)}
+    where = lambda t: (round(t.get_position()[1]), round(t.get_position()[0]))
+    counts, shares = ({where(t): t.get_text() for t in ax.texts if ("%" in t.get_text()) == said} for said in (False, True))
+    assert counts == {(i, j): str(m[i, j]) for i in range(4) for j in range(4)}
+    assert shares[0, 3] == "50 %" and shares[0, 0] == "0 %" and shares[3, 3] == "27 %"
+    rare = {t.get_text() for t in plots.confusion([[999, 1], [0, 5]], ["a", "b"]).axes[0].texts}
+    assert {">99 %", "<1 %", "0 %", "100 %"} <= rare                                   # neither all nor nothing
     assert [t.get_text() for t in ax.get_yticklabels()] == list("abcd")
 
 

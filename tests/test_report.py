@@ -12,13 +12,14 @@ import pytest
 from made_run import TASKS, make_run, make_verdict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from xaimed import report
+from xaimed import evaluation, explanations, report
 from xaimed.config import XaimedError, load_options, read_json, stage_dir, write_json
+from xaimed.schema import Interval
 
 
 def executed(root:Path, results, target:Path) -> Path:
     "Run the report notebook's tagged cells here, without a kernel, and keep them as a notebook."
-    cells, space = [new_markdown_cell("## A lesson that stays out")], {**vars(report), "results": results}
+    cells, space = [new_markdown_cell("## A lesson that stays out")], {**vars(report), **vars(evaluation), **vars(explanations), "results": results}
     for cell in nbformat.read(root / "nbs" / "05_report.ipynb", as_version=4).cells:
         if "report" not in cell.metadata.get("tags", []): continue
         copy = new_markdown_cell(cell.source) if cell.cell_type == "markdown" else new_code_cell(cell.source, execution_count=1, outputs=[new_output("execute_result", {"text/html": eval(cell.source, space).data}, execution_count=1)])
@@ -102,8 +103,8 @@ def test_empty_failure_groups_are_said_in_words(tmp_path, root):
     options = make_run(tmp_path, "binary", failures=False)
     results = report.load_results(options)
     assert "high_confidence_wrong" not in results.figures
-    assert "every one of the 200 images" in report.failures_section(results, "high_confidence_wrong").data
-    assert "no image of the test split was classified rightly" in report.failures_section(results, "low_confidence_correct").data
+    assert "every one of the 200 images" in explanations.failures_section(results, "high_confidence_wrong").data
+    assert "no image of the test split was classified rightly" in explanations.failures_section(results, "low_confidence_correct").data
     text = report.render_report(executed(root, results, tmp_path / "nb.ipynb"), tmp_path / "r.html").read_text()
     assert len(Page(text).images) == 6 + 3 * 2
 
@@ -255,7 +256,7 @@ def test_measured_explanations_on_the_page(tmp_path, root):
 def test_verdict_table_puts_the_recommended_first_and_the_controls_last(tmp_path):
     given = make_verdict()
     given["recommended"] = {"method": "occlusion", "title": "Occlusion", "reason": "Because."}
-    html = report.verdict_table(scored(tmp_path, given).scorecard)
+    html = explanations.verdict_table(scored(tmp_path, given).scorecard)
     names = re.findall(r"<th scope='row'[^>]*>(.*?)<small", html)
     assert names[0] == "Occlusion" and names[1:3] == ["Grad-CAM", "Grad-CAM++"] and names[-4:] == ["Random", "Smoothed random", "Edge detector", "Centred Gaussian"]
     assert len(names) == 15 and html.count("xr-gray") == 4 and html.count("xr-randomisation") == 1
@@ -268,7 +269,7 @@ def test_every_kind_of_verdict_has_its_word_and_look(tmp_path, kind):
     given = make_verdict()
     for m in given["methods"]: m.update({} if m["control"] else dict(kind=kind, verdict=f"word of {kind}"))
     results = scored(tmp_path, given)
-    html = report.verdict_table(results.scorecard)
+    html = explanations.verdict_table(results.scorecard)
     assert html.count(f"word of {kind}") == 11 and (f"xr-{kind}" in html) == (kind != "something new")
     assert f"Grad-CAM: word of {kind}" in report.model_card(results)
 
@@ -283,7 +284,7 @@ def test_no_scorecard_is_said_and_nothing_is_claimed(tmp_path, root):
 
 def test_no_recommendation_is_a_warning(tmp_path):
     results = scored(tmp_path, make_verdict(recommended=False, regions=False))
-    html = report.measured_section(results).data
+    html = explanations.measured_section(results).data
     assert "xr-note xr-warn" in html and "No explanation method can be recommended here" in html and "under suspicion" not in html
     assert "none can be recommended" in report.summary_section(results).data
 
@@ -305,7 +306,7 @@ def test_names_in_a_verdict_cannot_break_the_page(tmp_path, root):
 
 
 def test_masks_and_localisation(tmp_path):
-    words = plain(report.explanations_section(scored(tmp_path, make_verdict(), masks=True)).data)
+    words = plain(explanations.explanations_section(scored(tmp_path, make_verdict(), masks=True)).data)
     assert "Pointing game over the images that were scored: Grad-CAM" in words and "chance 0.08" in words and "RISE" not in words   # only what is shown
     assert "were not scored" not in words
 
@@ -316,14 +317,14 @@ def test_masks_and_localisation(tmp_path):
 def test_what_filling_in_a_region_says(tmp_path, accuracy, said):
     given = make_verdict()
     given["regions"]["accuracy"].update(accuracy)
-    assert said in report.removal_words(scored(tmp_path, given).scorecard.regions)
+    assert said in explanations.removal_words(scored(tmp_path, given).scorecard.regions)
 
 
 def test_a_region_without_a_finding_or_an_accuracy(tmp_path):
     given = make_verdict()
     given["regions"]["accuracy"] = None
     for m in given["regions"]["methods"].values(): m.update(finding=None, finding_chance=None)
-    html = report.measured_section(scored(tmp_path, given)).data
+    html = explanations.measured_section(scored(tmp_path, given)).data
     assert "In the finding" not in html and "In the region" in html and "accuracy falls" not in html
 
 
@@ -335,7 +336,7 @@ def test_a_score_that_is_not_defined_is_a_dash(tmp_path):
     for row in given["agreement"]["matrix"]: row[given["agreement"]["measures"].index("completeness")] = None
     given["agreement"]["matrix"][given["agreement"]["measures"].index("completeness")] = [None] * len(given["agreement"]["measures"])
     results = scored(tmp_path / "undefined", given)
-    html = report.measured_section(results).data
+    html = explanations.measured_section(results).data
     assert "between 21 measures" in html
     assert "Completeness ↓" not in html and ">–<" in html and "None" not in plain(html) and "nan" not in plain(html)
 
@@ -343,7 +344,7 @@ def test_a_score_that_is_not_defined_is_a_dash(tmp_path):
 def test_a_verdict_of_one_method_on_one_measure(tmp_path):
     given = make_verdict(judged={"gradcam": ("Grad-CAM", "none")}, measures={"faithfulness": ["road"]}, masks=False, regions=False, recommended=False)
     given["baselines"] = {}
-    html = report.measured_section(scored(tmp_path, given)).data
+    html = explanations.measured_section(scored(tmp_path, given)).data
     assert "Do the measures agree?" not in html and html.count("<img") == 1
 
 
@@ -351,16 +352,16 @@ def test_only_the_methods_shown_are_explained(tmp_path):
     options = make_run(tmp_path, "binary")
     table = stage_dir(options, "explain") / "explanations.csv"
     table.write_text(table.read_text().replace(",gradcam,", ",occlusion,").replace(",integrated_gradients,", ",my_own,"))
-    html = report.reading_section(report.load_results(options)).data
+    html = explanations.reading_section(report.load_results(options)).data
     assert "Occlusion" in html and "my own" in html and "Grad-CAM" not in html and "Integrated" not in html
 
 
 def test_every_registered_method_can_be_told_in_words():
     attribution = pytest.importorskip("xaimed.attribution")
     methods = {name for name, m in attribution.METHODS.items() if not m.control}
-    assert set(report.METHOD_TEXTS) == set(report.METHOD_WORDS) >= methods
+    assert set(explanations.METHOD_TEXTS) == set(explanations.METHOD_WORDS) >= methods
 
 
 @pytest.mark.parametrize("value,said", [((0.31, 0.2, 0.4), "0.31 [0.20, 0.40]"), ((1e-5, 9e-6, 2e-5), "1.0e−05 [9.0e−06, 2.0e−05]"), ((1234.5, -2, 2000), "1,234 [−2, 2,000]"), ((0.0, -0.001, 0.3), "0.00 [0.00, 0.30]"), ((0.5, None, None), "0.50"), ((None, None, None), "–")])
 def test_intervals_in_words(value, said):
-    assert report.interval_words(report.Interval(**dict(zip(("mean", "low", "high"), value)))) == said
+    assert explanations.interval_words(Interval(**dict(zip(("mean", "low", "high"), value)))) == said

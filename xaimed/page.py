@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['number', 'table', 'Markup', 'escaped', 'image', 'figure', 'drawing', 'facts', 'linked', 'grid', 'note', 'fold',
-           'section', 'report_style', 'template']
+           'section', 'report_style', 'template', 'example_run']
 
 # %% ../nbs/05_page.ipynb #4541c1ff
 import base64, html, io, re
@@ -14,7 +14,7 @@ from typing import Any, Iterable
 from IPython.display import HTML
 
 from .config import XaimedError
-from .schema import mend
+from .schema import Results, mend
 
 # %% ../nbs/05_page.ipynb #7f3af307
 def number(
@@ -153,3 +153,38 @@ def template(
     "Read a stylesheet or template of the package."
     import xaimed
     return (Path(xaimed.__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+# %% ../nbs/05_page.ipynb #25f785c9
+def example_run(
+    folder:Path, # Where its pictures are drawn
+) -> Results:
+    "Give the results of a run of four images, written by hand."
+    import matplotlib.image
+    import numpy as np
+    pictures = {"samples": "data/tiny/samples.png", "curves": "train/tiny/curves.png", "confusion_matrix": "eval/tiny/confusion_matrix.png", "reliability": "eval/tiny/reliability.png",
+                "high_confidence_wrong": "eval/tiny/high_confidence_wrongs_grid.png"}
+    maps = [f"explain/tiny/sample_3_{m}.png" for m in ("gradcam", "integrated_gradients")]
+    for name in (*pictures.values(), *maps):
+        (path := folder / name).parent.mkdir(parents=True, exist_ok=True)
+        matplotlib.image.imsave(path, np.linspace(0, 1, 64).reshape(8, 8), cmap="gray")
+    return _four_images(folder, pictures)
+
+
+def _four_images(folder:Path, pictures:dict[str, str]) -> Results:
+    run = Results.model_validate(dict(title="BreastMNIST: ResNet-18 and its explanations", run="tiny",
+        dataset=dict(name="breastmnist", title="BreastMNIST", task="binary", classes=["malignant", "normal, benign"], channels=1, size=28, image_shape=[28, 28],
+            counts={s: dict(total=n, per_class=[n // 2, n // 2]) for s, n in dict(train=8, val=4, test=4).items()}, licence="CC BY 4.0", source="breast ultrasound",
+            citation="Yang et al. 2023", flips="horizontal", file=dict(name="tiny.npz", official=False), description="Four images, written by hand."),
+        model=dict(name="resnet18", stem="small", num_classes=2, in_channels=3, image_size=28, parameters=11168962, cam_layer="layer4", cam_map_size=[4, 4],
+            layers=[dict(name="fc", type="Linear", output_shape=[2], parameters=1026)], normalise=dict(mean=[0.5], std=[0.5])),
+        training=dict(recipe="modern", epochs=2, title="AdamW, one-cycle learning rate", settings=dict(lr=0.001),
+            history=[dict(epoch=e, lr=0.001, train_loss=0.9 - 0.2 * e, val_loss=0.7 - 0.1 * e, val_auc=0.5 * e) for e in (1, 2)]),
+        metrics=dict(split="test", n=4, auc=1.0, accuracy=0.75, macro_f1=0.733, ece=0.125, medmnist=dict(AUC=1.0, ACC=0.75), checkpoint=dict(which="best", epoch=2),
+            per_class=[{"class": c, "precision": p, "recall": r, "f1": f, "auc": 1.0, "support": 2} for c, p, r, f in [("malignant", 1.0, 0.5, 0.667), ("normal, benign", 0.667, 1.0, 0.8)]]),
+        failures=[dict(group="high_confidence_wrong", rank=1, index=3, label="0", predicted="1", confidence=0.8, label_name="malignant", predicted_name="normal, benign")],
+        explanations=[dict(index=3, group="high_confidence_wrong", method=m, target=1, target_name="normal, benign", probability=0.8, label="0", completeness_gap=gap, file=f"sample_3_{m}.png")
+            for m, gap in (("gradcam", None), ("integrated_gradients", 0.02))],
+        published=[dict(model="ResNet-18 (28)", auc=0.901, acc=0.863, auc_verified=True, acc_verified=False, source="Yang et al. 2023", comparable=True, why="same network, stem and size", spread=0.01)],
+        figures=pictures, provenance=dict(seed=0, device="cpu", versions=dict(python="3"), options=dict(run="tiny", train=dict(epochs=2)), stages=[dict(stage="data", wall_seconds=1.0)])))
+    run._folder = folder
+    return run

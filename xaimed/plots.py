@@ -7,7 +7,7 @@ __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'SKY', 'PURPLE', 'YELLOW', 'G
            'LINE', 'STYLE', 'LEVELS', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_picture', 'outline',
            'show_image', 'image_grid', 'relevance_map', 'shared_scale', 'is_constant', 'show_overlay', 'overlay_grid',
            'columns', 'best_epoch', 'curves', 'share_map', 'count_table', 'confusion', 'label_table', 'reliability',
-           'risk_curve', 'intervals', 'agreement_map', 'matrix', 'save_figure']
+           'risk_curve', 'lines', 'intervals', 'agreement_map', 'matrix', 'save_figure']
 
 # %% ../nbs/00_plots.ipynb #104cb753
 import math
@@ -411,15 +411,19 @@ def share_map() -> Colormap:
     fade = np.clip(t / 0.2, 0, 1)
     return ListedColormap((1 - fade) + fade * mpl.colormaps["magma_r"](0.82 * t[:, 0])[:, :3], name="share")
 
+def _percent(share:float) -> str:
+    "A share for a cell; what is not all and not nothing is not rounded to it."
+    return "<1 %" if 0 < share < 0.005 else ">99 %" if 0.995 <= share < 1 else f"{round(100 * share)} %"
+
 def count_table(
     counts:np.ndarray,       # (R, C) counts, written into the cells
-    shares:np.ndarray,       # (R, C) 0..1, the colours
+    shares:np.ndarray,       # (R, C) 0..1, below each count and as its colour
     rows:Sequence[str],
     cols:Sequence[str],
     *,
     row_title:str,
     col_title:str,
-    note:str,                # What the colour means
+    note:str,                # What the share means
     title:str|None=None,
     wide:float=1.0,          # Width of a cell over its height
 ) -> Figure:
@@ -441,10 +445,14 @@ def count_table(
     ax.imshow(shares, cmap=share_map(), vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     widest = max(text_width(str(v), 1.0) for v in counts.ravel())
     size = min(FONT + 1, (cell * 72 - 4) / widest)
+    small = min(SMALL - 1, 0.8 * size, (cell * 72 - 3) / text_width(">99 %", 1.0))
+    apart = LINE * (size + small) / 2 / (72 * tall / R)      # between the two lines, in cells
     for i in range(R):
         for j in range(C):
             v = shares[i, j]
-            ax.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color="#9A9A9A" if counts[i, j] == 0 else "white" if v > 0.45 else "black")
+            ink = dict(ha="center", va="center", color="#9A9A9A" if counts[i, j] == 0 else "white" if v > 0.45 else "black")
+            ax.text(j, i - apart / 2, str(counts[i, j]), fontsize=size, **ink)
+            ax.text(j, i + apart / 2, _percent(v), fontsize=small, **ink)
     ax.xaxis.tick_top(); ax.xaxis.set_label_position("top")
     ax.set_xticks(range(C), heads, rotation=0 if flat else 90, fontsize=SMALL)
     ax.set_yticks(range(R), names, fontsize=SMALL)
@@ -464,12 +472,12 @@ def confusion(
     *,
     title:str|None=None,
 ) -> Figure:
-    "Confusion matrix with every count; colour is the share of its row."
+    "Confusion matrix with every count and its share of the row."
     m = np.asarray(matrix)
     if m.ndim != 2 or m.shape != (len(classes),) * 2: raise ValueError(f"matrix has shape {m.shape}, expected ({len(classes)}, {len(classes)}): one row and column per class")
     shares = m / np.maximum(m.sum(1, keepdims=True), 1)
     with style():
-        return count_table(m, shares, classes, classes, row_title="true", col_title="predicted", note="colour: share of the row", title=title)
+        return count_table(m, shares, classes, classes, row_title="true", col_title="predicted", note="second line and colour: share of the row", title=title)
 
 # %% ../nbs/00_plots.ipynb #599d2236
 def label_table(
@@ -478,13 +486,13 @@ def label_table(
     *,
     title:str|None=None,
 ) -> Figure:
-    "The four outcomes of every label; colour is the share among those that have (or lack) it."
+    "The four outcomes of every label, and their share among those that have (or lack) it."
     c = np.asarray(counts)
     if c.shape != (len(classes), 4): raise ValueError(f"counts has shape {c.shape}, expected ({len(classes)}, 4): TP, FN, FP, TN per label")
     having, lacking = np.maximum(c[:, :2].sum(1, keepdims=True), 1), np.maximum(c[:, 2:].sum(1, keepdims=True), 1)
     with style():
         return count_table(c, np.hstack([c[:, :2] / having, c[:, 2:] / lacking]), classes, ["found", "missed", "false alarm", "rightly no"],
-                           row_title="label", col_title="at threshold 0.5", note="colour: share of those with (left two), without (right two)", title=title, wide=2.2)
+                           row_title="label", col_title="at threshold 0.5", note="share of those with it (left two), without it (right two)", title=title, wide=2.2)
 
 # %% ../nbs/00_plots.ipynb #73060bbb
 def reliability(
@@ -550,6 +558,54 @@ def risk_curve(
         fig.draw_without_rendering()
         plt.close(fig)
     return fig
+
+# %% ../nbs/00_plots.ipynb #13d50426
+def lines(
+    panels:Sequence[Mapping],   # title, xlabel, ylabel, curves: each with x, y, label and perhaps low and high, step (True: drawn as a staircase)
+    *,
+    title:str|None=None,
+    diagonal:Sequence[str]=(),  # Titles of panels whose diagonal is chance
+    ncols:int=2,                # Most panels side by side
+    ylim:tuple[float, float]|None=(0, 1.02), # Of every panel; from the values when None
+    empty:str="nothing was measured",
+) -> Figure:
+    "Lines with their bands, a panel each group of them."
+    panels = [p for p in panels if p["curves"]]
+    with style():
+        if not panels: fig = _nothing(title, empty)
+        else:
+            ncols = max(1, min(ncols, len(panels)))
+            nrows, most = math.ceil(len(panels) / ncols), max(len(p["curves"]) for p in panels)
+            width = WIDTH if ncols > 1 else 5.2
+            head, key = _header(None, title, width, 1, draw=False), 0.19 * most + 0.12
+            side = (width - 0.75 * ncols - 0.15) / ncols
+            block = 0.3 + min(side, 2.7) + 0.55 + key
+            height = head + nrows * block
+            fig = plt.figure(figsize=(width, height))
+            _header(fig, title, width, height)
+            for i, p in enumerate(panels):
+                x, y = 0.7 + (i % ncols) * (side + 0.75), height - head - (i // ncols) * block - 0.3
+                ax = fig.add_axes((x / width, (y - min(side, 2.7)) / height, side / width, min(side, 2.7) / height))
+                _line_panel(ax, p, diagonal=p["title"] in diagonal, ylim=ylim, room=side * 72)
+            fig.draw_without_rendering()
+        plt.close(fig)
+    return fig
+
+def _line_panel(ax:Axes, panel:Mapping, *, diagonal:bool, ylim:tuple|None, room:float) -> None:
+    "One pair of axes with its lines; the key below it."
+    def floats(values): return np.array([math.nan if v is None else v for v in values], dtype=float)
+    if diagonal: ax.plot([0, 1], [0, 1], ":", color=GRAY, linewidth=1.2)
+    for k, c in enumerate(panel["curves"]):
+        colour, dash = COLOURS[k % len(COLOURS)], ("-", "--", "-.")[k // len(COLOURS) % 3]
+        x, y = floats(c["x"]), floats(c["y"])
+        where = dict(drawstyle="steps-post") if c.get("step") else {}
+        ax.plot(x, y, dash, color=colour, linewidth=1.5, marker="o" if len(x) <= 8 else None, markersize=3.5, label=shorten(c["label"], room - 20, SMALL), **where)
+        if c.get("low") is not None: ax.fill_between(x, floats(c["low"]), floats(c["high"]), color=colour, alpha=0.16, linewidth=0, step="post" if c.get("step") else None)
+    ax.set_title(panel["title"], loc="left", fontsize=SMALL + 0.5, fontweight="bold")
+    ax.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
+    if ylim is not None: ax.set_ylim(*ylim)
+    if all(len(c["x"]) <= 8 for c in panel["curves"]): ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.5 / (ax.get_position().height * ax.figure.get_figheight())), borderaxespad=0, handlelength=1.6, labelspacing=0.25)
 
 # %% ../nbs/00_plots.ipynb #b138f37b
 def _ticks(low:float, high:float, room:float) -> list[float]:
