@@ -65,6 +65,7 @@ class DataOptions(Section):
     split_fractions: tuple[float, float, float] = Field((0.7, 0.15, 0.15), description="Shares of train, validation and test when a folder has no splits of its own")
     max_train: int | None = Field(None, ge=1, description="Train on at most this many images, drawn by seed")
     max_eval: int | None = Field(None, ge=1, description="Keep at most this many validation and test images, drawn by seed")
+    audit: bool = Field(True, description="Look for duplicates, leaks between splits, shift and doubtful labels before anything is trained")
 
     @field_validator("split_fractions")
     @classmethod
@@ -120,6 +121,14 @@ class EvalOptions(Section):
     calibrator: Literal["temperature", "vector", "isotonic"] = Field("temperature", description="Recalibration, fitted on the validation split and judged on the evaluated one")
     alpha: float = Field(0.1, gt=0, lt=1, description="Share of images whose true class may be missing from its conformal set")
     conformal: Literal["lac", "aps", "raps"] = Field("lac", description="Score behind the conformal sets; multi-label takes lac")
+    threshold: Literal["youden", "f1", "sensitivity", "specificity"] = Field("youden", description="Rule that chooses the threshold of class 1 (or of each label) on the validation split; it is then frozen")
+    threshold_target: float = Field(0.9, gt=0, lt=1, description="Least sensitivity or specificity of that rule, where it has one")
+    metadata: str | None = Field(None, description="A CSV with the columns `index` (place in the split), `split` if it is of several, and anything by which to slice the evaluated images")
+    n_corrupted: int = Field(200, ge=0, description="Images evaluated again under corruptions, drawn by seed; 0 for none")
+    other_data: str = Field("scrambled", description="What stands for data from elsewhere: `scrambled` or `noise` made of the images, a MedMNIST name, or a path; empty for none")
+    n_neighbours: int = Field(3, ge=0, le=20, description="Nearest training cases shown for an image; 0 for none")
+    ensemble: tuple[int, ...] = Field((), max_length=20, description="Seeds of further trainings, evaluated beside the run and together with it")
+    mc_dropout: int = Field(0, ge=0, le=1000, description="Passes with dropout before the last layer (Monte Carlo dropout); 0 for none")
     batch_size: int = Field(256, ge=1, description="Images in one forward pass", json_schema_extra=_quiet)
 
 
@@ -149,6 +158,7 @@ class ScorecardOptions(Section):
     budget: Literal["none", "cheap", "full"] = Field("full", description="`none`: no scorecard; `cheap`: each image is explained again for one randomised model and one other class only; `full`: every measure")
     n_images: int = Field(32, ge=5, description="Images scored, drawn at random by seed from the split that was evaluated")
     methods: tuple[str, ...] = Field(("saliency", "input_x_gradient", "smoothgrad", "guided_backprop", "gradient_shap", "gradcam_plus_plus", "layercam", "occlusion", "rise"), description="Methods compared beside those of explain.methods")
+    n_drift: int = Field(16, ge=0, description="Images whose maps are compared before and after corruption; 0 for none")
     n_deep: int = Field(16, ge=2, description="Of these, images for the measures of the full budget, which explain changed images and changed models")
     n_steps: int = Field(16, ge=2, le=1024, description="Steps of a perturbation curve")
     output: Literal["probability", "logit"] = Field("probability", description="What the perturbation curves follow: the probability of the class explained, or its logit")
