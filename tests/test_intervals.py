@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from xaimed import trust
 from xaimed.intervals import (METRICS, Weighted, acceleration, bootstrap_intervals, cohen_kappa, confusions, delong_test, left_out, matthews, mcnemar_test, metric_values,
-                              paired_bootstrap, placements, resample_weights, seed_spread, weighted_auc, wilson_interval)
+                              paired_bootstrap, counts_above, metric_rows, placements, resample_weights, seed_spread, weighted_auc, weighted_average_precision, wilson_interval)
 
 TASKS = ("binary", "multi-class", "ordinal", "multi-label")
 
@@ -48,6 +48,62 @@ def test_weighted_auc_equals_scikit_learn_on_copies(kind):
     weights = next(resample_weights(labels, 30, seed=1))
     want = [sk.roc_auc_score(copies(labels, w), copies(probs[:, 1], w)) for w in weights.astype(int)]
     np.testing.assert_allclose(weighted_auc(labels == 1, probs[:, 1], weights), want, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "saturated"])
+def test_weighted_average_precision_equals_scikit_learn_on_copies(kind):
+    labels, probs = scores("binary", 50, 3, kind)
+    weights = next(resample_weights(np.zeros(50), 30, seed=1))
+    want = [sk.average_precision_score(copies(labels, w), copies(probs[:, 1], w)) for w in weights.astype(int)]
+    np.testing.assert_allclose(weighted_average_precision(labels == 1, probs[:, 1], weights), want, atol=1e-12)
+    parts = np.random.default_rng(0).random((5, 50))
+    np.testing.assert_allclose(weighted_average_precision(labels == 1, probs[:, 1], parts), [sk.average_precision_score(labels, probs[:, 1], sample_weight=w) for w in parts], atol=1e-12)
+
+
+def test_average_precision_by_hand_and_where_a_side_is_missing():
+    "A tie of three behind the best: 1/2 at precision 1, 1/2 at precision 2/4. The best negative without weight changes nothing."
+    truth, score = [0, 0, 1, 0, 1], [.1, .4, .4, .4, .8]
+    assert weighted_average_precision(truth, score, np.ones((1, 5))).tolist() == [.75]
+    assert weighted_average_precision([0, *truth], [.9, *score], [[0, 1, 1, 1, 1, 1]]).tolist() == [.75]
+    assert weighted_average_precision([0, *truth], [.9, *score], [[1, 1, 1, 1, 1, 1]])[0] == pytest.approx(.5 * .5 + .5 * 2 / 5)
+    assert np.isnan(weighted_average_precision([0, 0], [.1, .2], np.ones((3, 2)))).tolist() == [True] * 3 and np.isnan(weighted_average_precision([1, 0], [.1, .2], [[0, 1]]))[0]
+    assert weighted_average_precision([1, 1], [.1, .2], [[1, 0]]).tolist() == [1] and weighted_average_precision([1], [.1], [[2]]).tolist() == [1]
+
+
+def test_counts_above():
+    found, wrong = counts_above([1, 0, 1, 0], [.1, .5, .5, .9], [[1, 1, 1, 1], [0, 2, 3, 4]], [2, .9, .5, .3, .1])
+    assert found.tolist() == [[0, 0, 1, 1, 2], [0, 0, 3, 3, 3]] and wrong.tolist() == [[0, 1, 2, 2, 2], [0, 4, 6, 6, 6]]
+    assert [c.tolist() for c in counts_above([0], [.5], [[1]], [.5])] == [[[0]], [[1]]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", ["random", "ties", "saturated"])
+def test_auprc_of_every_task(task, kind):
+    labels, probs = scores(task, 80, 7, kind)
+    truth = labels if task == "multi-label" else np.eye(probs.shape[1], dtype=int)[labels]
+    found, each = metric_values(labels, probs, task, metrics=["auprc", "auprc_per_class"]), [sk.average_precision_score(t, p) for t, p in zip(truth.T, probs.T)]
+    np.testing.assert_allclose(found["auprc_per_class"], each, atol=1e-12)
+    np.testing.assert_allclose(found["auprc"], each[1] if task == "binary" else np.mean(each), atol=1e-12)
+    assert [r["name"] for r in metric_rows(labels, probs, task, n_resamples=100) if "auprc" in r["name"]] == ["auprc"] + ["auprc_per_class"] * probs.shape[1]
+    assert list(paired_bootstrap(labels, probs, probs, task, metrics=["auprc"], n_resamples=100)) == ["auprc"]
+
+
+def test_auprc_leaves_absent_classes_out_and_has_no_interval_of_few():
+    labels, probs = np.r_[np.arange(60) % 2, [2] * 4], scores("multi-class", 64, 4)[1]     # nearly every draw has one of the four
+    found = bootstrap_intervals(labels, probs, "multi-class", metrics=["auprc", "auprc_per_class"], n_resamples=200)
+    each = found["auprc_per_class"]
+    assert np.isfinite(each.value).tolist() == [True, True, True, False] and found["auprc"].value == pytest.approx(np.nanmean(each.value))
+    assert np.isfinite(each.low).tolist() == [True, True, False, False] and np.isnan(found["auprc"].low)
+    shared = bootstrap_intervals(labels[:60], probs[:60], "multi-class", metrics=["auprc"], n_resamples=200)["auprc"]
+    assert shared.low < shared.value < shared.high
+
+
+def test_auprc_of_scores_that_know_nothing_is_the_prevalence_and_varies_with_it():
+    "Drawn with the class counts fixed, one score for all would never vary; drawn from all images, it is a binomial share."
+    assert not METRICS["auprc"].stratified and not METRICS["auprc_per_class"].stratified
+    labels = np.r_[np.ones(30, int), np.zeros(70, int)]
+    e = bootstrap_intervals(labels, np.full((100, 2), .5), "binary", metrics=["auprc"], n_resamples=1000, method="percentile")["auprc"]
+    assert e.value == pytest.approx(.3) and abs(e.low - .21) < .02 and abs(e.high - .39) < .02
 
 
 @pytest.mark.parametrize("kind", ["random", "ties", "saturated"])
@@ -168,9 +224,9 @@ def test_brier_covers_what_other_images_would_give():
 def test_no_interval_where_nothing_can_be_said():
     labels, probs = scores("multi-class", 121, 4)
     labels = np.r_[np.arange(120) % 3, 3]
-    found = bootstrap_intervals(labels, probs, "multi-class", metrics=["auc", "auc_per_class", "balanced_accuracy", "macro_f1", "brier"], n_resamples=200)
+    found = bootstrap_intervals(labels, probs, "multi-class", metrics=["auc", "auc_per_class", "auprc", "balanced_accuracy", "macro_f1", "brier"], n_resamples=200)
     assert np.isnan(found["auc_per_class"].low[3]) and np.isfinite(found["auc_per_class"].low[:3]).all() and np.isfinite(found["auc_per_class"].value).all()
-    assert all(np.isnan(found[n].low) for n in ("auc", "balanced_accuracy", "macro_f1")) and np.isfinite(found["brier"].low)
+    assert all(np.isnan(found[n].low) for n in ("auc", "auprc", "balanced_accuracy", "macro_f1")) and np.isfinite(found["brier"].low)
     perfect = bootstrap_intervals([0] * 10 + [1] * 10, np.eye(2)[[0] * 10 + [1] * 10] * .8 + .1, "binary", n_resamples=200)
     assert perfect["auc"].value == perfect["mcc"].value == 1 and np.isnan([perfect[n].low for n in ("auc", "mcc", "balanced_accuracy", "brier")]).all()
 

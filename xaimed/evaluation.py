@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['CALIBRATION_FIGURES', 'ends_words', 'interval_in_brackets', 'metrics_section', 'class_table', 'published_section',
            'confusion_section', 'reliability_section', 'calibration_table', 'calibration_words', 'sets_section',
-           'sets_words', 'selective_section']
+           'sets_words', 'selective_section', 'curves_section', 'slices_section', 'leaks_part', 'audit_section',
+           'robustness_section', 'drift_part', 'strangers_section', 'trainings_section', 'members_table']
 
 # %% ../nbs/05_evaluation.ipynb #fe175b0c
 from IPython.display import HTML
 
-from .page import Markup, drawing, escaped, example_run, facts, figure, fold, note, number, report_style, section, table
-from .schema import Conformal, Covered, HeldOut, MetricRow, Metrics, Recalibration, Results, comparison_words, origin, plural
+from .page import Markup, escaped, facts, figure, fold, note, number, section, table
+from .schema import Conformal, Covered, Ends, Ensemble, HeldOut, Leaks, MetricRow, Metrics, Recalibration, Results, Scorecard, comparison_words, origin, plural
 
 # %% ../nbs/05_evaluation.ipynb #9c6cf885
 def ends_words(row:MetricRow|None) -> str:
@@ -167,3 +168,123 @@ def selective_section(
     rows.append(("all", "100 %", results.metrics.n, 1 - s.error))
     return section(figure(results.path("risk_coverage"), "Share of wrong answers by share of images answered", "Where the network may leave the images that it is least sure of to a person. Dashed: what a perfect order of the same answers would give.", width=34),
         table(rows, ["Asked", "Answered", "Images", "Accuracy"], caption=f"Accuracy on the images that it is surest of{'; an image counts as right when all its labels are' if many else ''}. Area under the curve {number(s.aurc)}, {number(s.excess)} above a perfect order. The threshold is read off these same images, which is optimistic. By the probabilities as they were, not the recalibrated ones."))
+
+# %% ../nbs/05_evaluation.ipynb #7e4bf450
+def _share(e:Ends|None, digits:int=3) -> Markup:
+    "A figure with its interval below it."
+    if e is None or e.value is None: return Markup("–")
+    return Markup(escaped(number(e.value, digits)) + ("" if e.low is None or e.high is None else f"<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small>"))
+
+
+def curves_section(
+    results:Results, # The run
+) -> HTML:
+    "Show the curves with their bands, and what a frozen threshold does."
+    o, many = results.metrics.operating, results.dataset.task == "multi-label"
+    drawn = figure(results.path("operating_curves"), "ROC and precision-recall curves with bands", "Curves on the evaluated images, one class against the rest. The bands are 95 % of resamples at each place of the horizontal axis, not for the whole curve at once; a class with few images has none. The chance level of a precision-recall curve is the share of images with the class.", width=46) if "operating_curves" in results.figures else ""
+    if o is None: return section(drawn, note("No threshold was chosen: " + ("the most probable class decides." if results.dataset.task in ("multi-class", "ordinal") else "it needs a split that was held out of training.")))
+    rule = o.title + ("" if o.target is None else f" ({o.target:g})")
+    columns = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
+    rows = [(Markup(f"{escaped(r.name)}<small>{where}</small>"), r.threshold if k == 0 else Markup(""), *(_share(getattr(x, c)) for c in columns)) for r in o.rows if r.threshold is not None for k, (where, x) in enumerate((("evaluated", r.scored), ("held out", r.held_out)))]
+    notes = [f"{r.name}: {r.note}." for r in o.rows if r.note]
+    shown = table(rows, ["Label" if many else "Class", "Threshold", "Sensitivity", "Specificity", "PPV", "NPV", "Accuracy"], css="xr-sticky",
+        caption=f"Threshold by the rule: {rule}, chosen on {plural(o.n_held_out, 'held-out image')} and frozen. Upper line of each: the evaluated images; lower line: the held-out images that chose it, which is optimistic. Wilson's 95 % intervals.") if rows else ""
+    return section(drawn, shown, note(*notes, "PPV and NPV hold for the share of the class in these images; elsewhere it is another.") if rows or notes else "")
+
+# %% ../nbs/05_evaluation.ipynb #741c796f
+def slices_section(
+    results:Results, # The run
+) -> HTML:
+    "Show on which images it is worse, and whether that is more than luck and the mix of classes."
+    s = results.metrics.slices
+    if s is None or not s.slices: return section(note("Not cut into slices: no quality of the images varies, and no table of metadata was given (eval.metadata)."))
+    def mark(r): return "small" if r.small else "not tested" if not r.tested else "worse" if r.worse and r.worse_than_mix else "worse, by its classes" if r.worse else "worse than its classes" if r.worse_than_mix else ""
+    rows = [(r.name, r.n, _share(r.accuracy), _share(r.auc), r.expected, r.ece, r.p_corrected, mark(r)) for r in s.slices]
+    return section(note(*s.words), fold(f"Every slice ({len(rows)})", table(rows, ["Slice", "Images", "Accuracy", "AUC", "By class mix", "ECE", "p corrected", ""], css="xr-sticky", row_css=["xr-gray" if r.small else "" for r in s.slices],
+        caption="Thirds of each image quality read from the pixels, and every value of the metadata, where a table was given. “By class mix”: the accuracy that the classes of the slice alone would give. p: of no difference from the rest, corrected for the number of slices (Holm).")))
+
+
+def leaks_part(
+    leaks:Leaks|None, # What the audit and the evaluation found
+    split:str,        # The evaluated split
+) -> str:             # HTML
+    "Say what the images with a copy in train do to the figures."
+    if leaks is None: return ""
+    if not leaks.n_leaked: return note(f"No {split} image has a copy in train that the audit could find.")
+    if leaks.without is None: return note(f"Every {split} image has a copy in train: these figures are of memory.", warn=True)
+    titles = {"auc": "AUC", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
+    rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k))) for k, v in leaks.of_all.items()]
+    return table(rows, ["Figure", f"All {leaks.n:,}", f"Without the {leaks.n_leaked:,}"], caption=f"{plural(leaks.n_leaked, 'image')} of {leaks.n:,} in the {split} split {'has' if leaks.n_leaked == 1 else 'have'} an exact or near copy in train. The figures with and without, 95 % intervals below.")
+
+# %% ../nbs/05_evaluation.ipynb #6da979eb
+def audit_section(
+    results:Results, # The run
+) -> HTML:
+    "Show what is wrong with the data, and what that does to the figures."
+    a = results.audit
+    if a is None: return section(note("The data were not audited in this run (data.audit is false): whether images are repeated across splits is not known.", warn=True))
+    copies = [(", ".join(f"{s} {i}" for s, i in c.members[:4]) + (" …" if len(c.members) > 4 else ""), "equal" if c.likeness is None else f"{'mirrored, ' if c.mirrored else ''}likeness {c.likeness:.3f}", "the same" if c.same_label else "differ", "yes" if c.across else "no") for c in (*a.exact, *a.near)]
+    listed = fold(f"Copies, by split and place ({len(copies)})", table(copies, ["Images", "How alike", "Labels", "Across splits"])) if copies else ""
+    suspects = fold(f"Doubtful labels ({len(a.suspects)})", table([(f"{s.split} {s.index}", s.label_name, s.suggested_name, s.self_confidence) for s in a.suspects], ["Image", "Label", "Rather", "Probability of its label"],
+        caption="By confident learning (Northcutt et al. 2021) with out-of-fold scores of a simple model of the pixels: worth a second look, and no more.")) if a.suspects else ""
+    sheet = figure(results.path("audit"), "Copies side by side, and doubtful labels", "What the audit found, the copies side by side. Look before you believe it.", width=46) if "audit" in results.figures and (copies or suspects) else ""
+    found = a.n_conflicts or any(a.n_leaked.values()) or any(a.absent_classes.values())
+    return section(note(*a.words, warn=bool(found)), leaks_part(results.metrics.leaks, results.metrics.split), sheet, listed, suspects)
+
+# %% ../nbs/05_evaluation.ipynb #9a33e8df
+def robustness_section(
+    results:Results, # The run
+) -> HTML:
+    "Show how fast it gets worse on worse images, and whether the maps move before the answers do."
+    r, card = results.metrics.robustness, results.scorecard
+    if r is None: return section(note("Not tried on worse images in this run (eval.n_corrupted is 0)."))
+    rows = [(c["title"], c["family"], c.get("accuracy"), c.get("accuracy_at_hardest"), Markup(escaped(number(c.get("drop"))) + (f"<small>{c['drop_low']:.3f} to {c['drop_high']:.3f}</small>".replace("-", "−") if c.get("drop_low") is not None else "")), c.get("ece_at_hardest")) for c in r.by_corruption]
+    drawn = figure(results.path("robustness"), "Accuracy and calibration error by severity", f"Mean over the corruptions of a kind, {plural(r.n, 'image')}; severity 0 is the clean image.", width=46) if "robustness" in results.figures else ""
+    hardest = max(r.severities, default=5)
+    listed = fold(f"Corruption by corruption ({len(rows)})", table(rows, ["Corruption", "Kind", "Accuracy, mean", f"At severity {hardest}", "Fall", "ECE there"], css="xr-sticky",
+        caption=f"Accuracy averaged over the severities, at severity {hardest}, and its fall there from the clean images with the 95 % interval of the paired difference."))
+    return section(note(*r.words), drawn, listed, drift_part(card) if card else "")
+
+
+def drift_part(
+    card:Scorecard,
+) -> str:            # HTML; empty where it was not measured
+    "Show how far the maps move while the answer stays."
+    if not card.drift: return ""
+    titles = {m.name: m.title for m in card.methods}
+    words = [f"{titles.get(name, name)}. " + " ".join(d.get("words", [])) for name, d in card.drift.items()]
+    rows = [(titles.get(name, name), s["severity"], s.get("stayed_correlation"), s.get("changed_correlation"), f"{100 * (s.get('share_changed') or 0):.0f} %", (d.get("chance") or {}).get("mean")) for name, d in card.drift.items() for s in d["by_severity"]]
+    n = next(iter(card.drift.values()))["n"]
+    return "<h3>Do the explanations stay?</h3>" + note(*words) + table(rows, ["Method", "Severity", "Answer stayed", "Answer changed", "Changed", "Another image"], css="xr-sticky",
+        caption=f"Rank correlation of a map with the map of the same image when clean, mean over corruptions, {plural(n, 'image')}. “Another image”: the correlation of the maps of two different images, the level at which nothing is left.")
+
+
+def strangers_section(
+    results:Results, # The run
+) -> HTML:
+    "Show which scores tell images from elsewhere, beside pixel statistics that know nothing of the network."
+    s = results.metrics.strangers
+    if s is None: return section(note("No other set was shown to the network in this run (eval.other_data is empty)."))
+    rows = [(r.title, _share(r.auc), _share(r.false_positive_rate), r.source) for r in s.scores]
+    return section(f"<p>{escaped(f'The other set: {s.title}. {s.description}')}</p>", note(*s.words),
+        table(rows, ["Score", "AUC", "Pass", "Source"], css="xr-sticky", row_css=["xr-gray" if r.control else "" for r in s.scores],
+              caption=f"{s.n_inside:,} evaluated images against {s.n_outside:,} others. AUC: 0.5 is chance. “Pass”: share of the others that would pass at the threshold that keeps 95 % of the evaluated images. Gray: controls, pixel statistics alone."))
+
+
+def trainings_section(
+    results:Results, # The run
+) -> HTML:
+    "Show how far other seeds lie apart, what all together say, and what the network says with part of it left out."
+    e, d = results.metrics.ensemble, results.metrics.dropout
+    parts = [note(*e.words), members_table(e)] if e else [note("One training only: how far another seed would land is not known from this run. The option eval.ensemble names further seeds.", warn=True)]
+    if d is not None: parts.append("<h3>Part of the network left out</h3>" + note(*d.words))
+    return section(*parts)
+
+def members_table(
+    e:Ensemble, # Trainings that differ in the seed
+) -> str:       # HTML
+    "Set the trainings, their spread, and all together below each other."
+    rows = [(f"seed {m.seed}" + (", this run" if k == 0 else ""), m.auc, m.accuracy, m.nll, m.ece) for k, m in enumerate(e.members)]
+    spread = [Markup("–" if (s := e.seed_spread.get(k)) is None else f"{s['mean']:.3f} ± {s['sd']:.3f}") for k in ("auc", "accuracy")]
+    rows += [("mean ± sd over seeds", *spread, Markup(""), Markup("")), ("all together", *(_share(e.ensemble.get(k)) for k in ("auc", "accuracy", "nll", "ece")))]
+    return table(rows, ["Training", "AUC", "Accuracy", "NLL", "ECE"], caption=f"The same {plural(e.n, 'image')}. The spread over seeds says how far trainings lie apart, the interval below “all together” what other images would give: two different things, not to be added up by eye.")

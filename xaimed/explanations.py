@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METHOD_WORDS', 'METHOD_TEXTS', 'HOW_TO_READ', 'GROUP_WORDS', 'KINDS', 'LIMIT_WORDS', 'cam_names', 'label_words',
-           'sample_cards', 'method_title', 'rounded', 'interval_words', 'p_words', 'methods_and_controls',
-           'best_control', 'verdict_table', 'scores_figure', 'agreement_part', 'regions_part', 'removal_words',
-           'budget_words', 'all_scores', 'measured_section', 'reading_section', 'failures_section',
+           'sample_cards', 'cases_part', 'cases_section', 'method_title', 'rounded', 'interval_words', 'p_words',
+           'methods_and_controls', 'best_control', 'verdict_table', 'scores_figure', 'agreement_part', 'regions_part',
+           'removal_words', 'budget_words', 'all_scores', 'measured_section', 'reading_section', 'failures_section',
            'explanations_section']
 
 # %% ../nbs/05_explanations.ipynb #c7b50843
@@ -15,7 +15,7 @@ from typing import Iterable
 
 from IPython.display import HTML
 
-from .page import Markup, drawing, escaped, example_run, facts, figure, fold, image, note, report_style, section, table
+from .page import Markup, drawing, escaped, facts, figure, fold, image, note, number, section, table
 from .schema import Explained, Interval, Judged, Measure, Regions, Results, Score, Scorecard, plural
 
 # %% ../nbs/05_explanations.ipynb #6b619f52
@@ -75,7 +75,34 @@ def _sample_card(
     truth = label_words(first.label, classes) or "unknown"
     maps = "".join(f"<figure>{image(results.path(f'explain/{results.run}/{e.file}'), f'{n} of image {e.index} for {e.target_name}')}{_flag_chips(results, e, n)}</figure>" for e, n in zip(rows, names))
     figures = table([(n, e.target_name or str(e.target), e.probability, e.completeness_gap) for e, n in zip(rows, names)], ["Method", "Explains", "Prob.", "Gap"])
-    return f"<article class='xr-sample'><h4>Image {first.index}, label: {escaped(truth)}</h4>{maps}{figures}</article>"
+    return f"<article class='xr-sample'><h4>Image {first.index}, label: {escaped(truth)}</h4>{maps}{figures}{cases_part(results, first.index)}</article>"
+
+
+def cases_part(
+    results:Results, # The run
+    index:int,       # Of the image, in its split
+) -> str:            # HTML; empty where no cases were looked for
+    "Show the training cases nearest to an image: the explanation by example."
+    cases = [c for c in results.neighbours if c.index == index]
+    if not cases: return ""
+    far = f" None of them is near: of the training images, {100 * cases[0].typicality:.0f} % are as far from their nearest." if cases[0].typicality is not None and cases[0].typicality <= 0.05 else ""
+    words = "Nearest training cases: " + "; ".join(f"{c.label_name} (train {c.case}, similarity {number(c.similarity, 2)})" for c in cases) + "." + far
+    sheet = results.path(f"explain/{results.run}/sample_{index:05d}_neighbours.png")
+    return f"<figure>{image(sheet, f'Image {index} and its nearest training cases') if sheet.exists() else ''}<figcaption>{escaped(words)}</figcaption></figure>"
+
+
+def cases_section(
+    results:Results, # The run
+) -> HTML:
+    "Say how far the nearest training cases may be trusted, and show those of the failures."
+    n = results.metrics.neighbours
+    if n is None: return section(note("The nearest training cases were not looked for in this run (eval.n_neighbours is 0)."))
+    def said(a): return f"{100 * (a.value or 0):.0f} %" + (f" ({100 * a.low:.0f} to {100 * a.high:.0f} %)" if a.low is not None and a.high is not None else "") + f"; luck would give {100 * (a.chance or 0):.0f} %, always the commonest label {100 * (a.commonest or 0):.0f} %"
+    words = [f"The majority of the {n.k} training cases nearest in the network's own features says what the network says for {said(n.prediction)}.", f"It is true for {said(n.label)}. The network itself is right for {100 * (n.accuracy or 0):.0f} %."]
+    if n.n_strangers: words.append(f"{plural(n.n_strangers, 'image')} of {n.n:,} {'is' if n.n_strangers == 1 else 'are'} farther from every training case than 95 % of the training cases are from each other: there the cases explain nothing.")
+    words.append("Cases that look alike to the network share its mistakes: where it is wrong, its cases may be wrong with it.")
+    drawn = figure(results.path("neighbours"), "Failures and their nearest training cases", "Left: an image of the failure gallery, with what was said. Right of it: the training images nearest to it in the network's features, with their labels.", width=46) if "neighbours" in results.figures else ""
+    return section(note(*words), drawn)
 
 
 def method_title(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'VERMILION', 'SKY', 'PURPLE', 'YELLOW', 'GRAY', 'COLOURS', 'WIDTH', 'DPI', 'FONT', 'SMALL',
-           'LINE', 'STYLE', 'LEVELS', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_picture', 'outline',
-           'show_image', 'image_grid', 'relevance_map', 'shared_scale', 'is_constant', 'show_overlay', 'overlay_grid',
-           'columns', 'best_epoch', 'curves', 'share_map', 'count_table', 'confusion', 'label_table', 'reliability',
-           'risk_curve', 'lines', 'intervals', 'agreement_map', 'matrix', 'save_figure']
+           'LINE', 'STYLE', 'LEVELS', 'style', 'text_width', 'shorten', 'wrap', 'short_names', 'as_channels_last',
+           'as_picture', 'outline', 'show_image', 'image_grid', 'relevance_map', 'shared_scale', 'is_constant',
+           'show_overlay', 'overlay_grid', 'columns', 'best_epoch', 'curves', 'share_map', 'count_table', 'confusion',
+           'label_table', 'reliability', 'risk_curve', 'lines', 'intervals', 'agreement_map', 'matrix', 'save_figure']
 
 # %% ../nbs/00_plots.ipynb #104cb753
 import math
@@ -110,6 +110,15 @@ def short_names(
     return [shorten(f"{i} {c}", width, size) if short.count(s) > 1 else s for i, (c, s) in enumerate(zip(classes, short))]
 
 # %% ../nbs/00_plots.ipynb #b8a73fd1
+def as_channels_last(
+    image:Any,       # (C, H, W), or a volume (C, D, H, W); C is 1 or 3
+) -> np.ndarray:     # (H, W) or (H, W, 3)
+    "One image as a picture to draw; the middle slice of a volume."
+    a = np.asarray(image)
+    if a.ndim not in (3, 4) or a.shape[0] not in (1, 3): raise ValueError(f"image has shape {a.shape}, expected (C, H, W) or (C, D, H, W) with 1 or 3 channels")
+    if a.ndim == 4: a = a[:, a.shape[1] // 2]
+    return a[0] if a.shape[0] == 1 else np.moveaxis(a, 0, -1)
+
 def as_picture(
     image:Any,   # (H, W), (H, W, 1) or (H, W, 3); uint8, bool, or float 0..1
 ) -> np.ndarray: # (H, W) or (H, W, 3) float 0..1
@@ -561,7 +570,7 @@ def risk_curve(
 
 # %% ../nbs/00_plots.ipynb #13d50426
 def lines(
-    panels:Sequence[Mapping],   # title, xlabel, ylabel, curves: each with x, y, label and perhaps low and high, step (True: drawn as a staircase)
+    panels:Sequence[Mapping],   # title, xlabel, ylabel, perhaps ylim, curves: each with x, y, label and perhaps low and high, step (True: drawn as a staircase)
     *,
     title:str|None=None,
     diagonal:Sequence[str]=(),  # Titles of panels whose diagonal is chance
@@ -586,7 +595,7 @@ def lines(
             for i, p in enumerate(panels):
                 x, y = 0.7 + (i % ncols) * (side + 0.75), height - head - (i // ncols) * block - 0.3
                 ax = fig.add_axes((x / width, (y - min(side, 2.7)) / height, side / width, min(side, 2.7) / height))
-                _line_panel(ax, p, diagonal=p["title"] in diagonal, ylim=ylim, room=side * 72)
+                _line_panel(ax, p, diagonal=p["title"] in diagonal, ylim=p.get("ylim", ylim), room=side * 72)
             fig.draw_without_rendering()
         plt.close(fig)
     return fig

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['FIGURES', 'OPTIONAL', 'SETTING_WORDS', 'Part', 'SplitCount', 'DataFile', 'DatasetCard', 'Layer', 'ModelFacts',
            'Epoch', 'Training', 'ClassMetrics', 'Checkpoint', 'MetricRow', 'MetricIntervals', 'Interval', 'HeldOut',
-           'Recalibration', 'Covered', 'SetsAchieved', 'Conformal', 'Answered', 'Selective', 'Metrics', 'Failure',
-           'Explained', 'Budget', 'Measure', 'Score', 'Judged', 'Agreement', 'Recommended', 'RegionScore',
-           'RegionAccuracy', 'Regions', 'Flag', 'Scorecard', 'Published', 'StageRecord', 'Provenance', 'Results',
-           'schema_rows', 'without_paths', 'broken', 'mend', 'read_part', 'read_table', 'complaint',
+           'Recalibration', 'Covered', 'SetsAchieved', 'Conformal', 'Answered', 'Selective', 'Ends', 'Operated',
+           'OperatingPoint', 'Operating', 'SliceRow', 'Slices', 'Leaks', 'Corrupted', 'Robustness', 'ToldApart',
+           'Strangers', 'Agreeing', 'Neighbourhood', 'Dropped', 'Member', 'Ensemble', 'Metrics', 'Failure', 'Explained',
+           'Budget', 'Measure', 'Score', 'Judged', 'Agreement', 'Recommended', 'RegionScore', 'RegionAccuracy',
+           'Regions', 'Flag', 'Scorecard', 'Copy', 'Suspect', 'Audit', 'Case', 'Published', 'StageRecord', 'Provenance',
+           'Results', 'schema_rows', 'without_paths', 'broken', 'mend', 'read_part', 'read_table', 'complaint',
            'published_figures', 'published_spread', 'origin', 'setting_words', 'differences', 'changed_words',
            'native_side', 'plural', 'network_name', 'compare_published', 'comparison_words', 'load_results',
-           'read_scorecard', 'unlike_published']
+           'read_cases', 'read_scorecard', 'unlike_published']
 
 # %% ../nbs/05_schema.ipynb #d9176013
 import csv, re
@@ -220,6 +222,187 @@ class Selective(Part):
     at: list[Answered] = Field([], description="At fixed shares")
 
 # %% ../nbs/05_schema.ipynb #6bc81a93
+class Ends(Part):
+    "A figure with the ends of its 95 % interval."
+    value: float | None = Field(None, description="The figure; null where it is undefined")
+    low: float | None = Field(None, description="Lower end; null where there is none")
+    high: float | None = Field(None, description="Upper end")
+    n: int | None = Field(None, description="Images behind it, where it is a share")
+
+
+class Operated(Part):
+    "What a threshold finds, misses and falsely calls."
+    sensitivity: Ends = Field(Ends(), description="Share of the images with the class that are called")
+    specificity: Ends = Field(Ends(), description="Share of the images without it that are not")
+    ppv: Ends = Field(Ends(), description="Share of the calls that are right")
+    npv: Ends = Field(Ends(), description="Share of what is not called that lacks the class")
+    accuracy: Ends = Field(Ends(), description="Share of right decisions")
+    f1: float | None = Field(None, description="Harmonic mean of sensitivity and PPV")
+
+
+class OperatingPoint(Part):
+    "One class with its threshold."
+    of: int = Field(alias="class", description="Class index")
+    name: str = Field(description="Its name")
+    threshold: float | None = Field(None, description="What has at least this probability is called; null where none could be chosen")
+    held_out: Operated | None = Field(None, description="On the images that chose it: optimistic")
+    scored: Operated | None = Field(None, description="Frozen, on the evaluated images")
+    note: str | None = Field(None, description="Why there is none")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class Operating(Part):
+    "Thresholds chosen on held-out images by a stated rule and frozen."
+    rule: str = Field(description="Short name of the rule")
+    title: str = Field(description="The rule in words")
+    target: float | None = Field(None, description="What the rule had to reach, where it has a target")
+    n_held_out: int = Field(description="Images that chose it")
+    rows: list[OperatingPoint] = Field(description="Class 1, or every label")
+
+
+class SliceRow(Part):
+    "Some of the images, against the rest."
+    column: str = Field(description="Property that they share")
+    name: str = Field(description="Which part of it")
+    n: int = Field(description="Images")
+    small: bool = Field(False, description="Too few to be tested")
+    tested: bool = Field(True, description="Whether it took part in the test")
+    accuracy: Ends = Field(Ends(), description="Share of right answers, Wilson interval")
+    auc: Ends = Field(Ends(), description="AUC, bootstrap interval")
+    ece: float | None = Field(None, description="Calibration error")
+    expected: float | None = Field(None, description="Accuracy that its mix of classes alone would give")
+    p_corrected: float | None = Field(None, description="Of no difference in accuracy from the rest, corrected for the number of slices (Holm 1979)")
+    p_mix_corrected: float | None = Field(None, description="The same, within classes")
+    worse: bool = Field(False, description="Worse than the rest beyond luck")
+    worse_than_mix: bool = Field(False, description="Worse than its mix of classes explains")
+    model_config = ConfigDict(frozen=True, extra="allow")      # the words of the page Slices read more of it
+
+
+class Slices(Part):
+    "On which images it is worse."
+    n: int = Field(description="Images")
+    small: int = Field(description="Fewest images of a slice that is tested")
+    tested: int = Field(description="Slices that were tested")
+    slices: list[SliceRow] = Field([], description="Every slice")
+    worst: dict[str, dict[str, Any] | None] = Field({}, description="The tested slice with the lowest accuracy, and AUC, with an interval that holds for all at once")
+    words: list[str] = Field([], description="The same in sentences")
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Leaks(Part):
+    "What the images with a copy in train do to the figures."
+    n: int = Field(description="Images evaluated")
+    n_leaked: int = Field(description="Of these, with an exact or near copy in train")
+    of_all: dict[str, Ends] = Field({}, description="AUC, accuracy and balanced accuracy of all images")
+    without: dict[str, Ends] | None = Field(None, description="Without the leaked ones; null where nothing leaked")
+
+
+class Corrupted(Part):
+    "Figures under one corruption at one severity."
+    corruption: str = Field(description="Short name")
+    title: str = Field(description="Name as it is written in text")
+    family: str = Field("", description="Kind of corruption")
+    severity: int = Field(description="1 to 5")
+    accuracy: float | None = Field(None, description="Share of right answers")
+    low: float | None = Field(None, description="Lower end of its interval")
+    high: float | None = Field(None, description="Upper end")
+    auc: float | None = Field(None, description="AUC")
+    ece: float | None = Field(None, description="Calibration error")
+    nll: float | None = Field(None, description="Negative log-likelihood")
+    balanced_error: float | None = Field(None, description="1 - balanced accuracy")
+
+
+class Robustness(Part):
+    "How fast it gets worse on worse images."
+    n: int = Field(description="Images, drawn by seed")
+    severities: list[int] = Field([], description="How strong")
+    clean: dict[str, float | None] = Field({}, description="The same figures without corruption")
+    rows: list[Corrupted] = Field([], description="By corruption and severity")
+    by_corruption: list[dict[str, Any]] = Field([], description="Means over severities, and the fall of accuracy at the strongest with its interval")
+    by_severity: list[dict[str, Any]] = Field([], description="Means over corruptions")
+    worst: dict[str, Any] = Field({}, description="The corruption with the largest error at the strongest severity")
+    words: list[str] = Field([], description="The same in sentences")
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class ToldApart(Part):
+    "How well one score tells the evaluated images from others."
+    name: str = Field(description="Short name")
+    title: str = Field(description="Name as it is written in text")
+    source: str = Field("", description="Where it was published")
+    control: bool = Field(False, description="Whether it knows nothing of the network")
+    auc: Ends = Field(Ends(), description="Of telling them apart; 0.5 is chance")
+    false_positive_rate: Ends = Field(Ends(), description="Share of the others that pass where 95 % of the evaluated images do")
+    note: str = Field("", description="Why there is no interval")
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Strangers(Part):
+    "Images from elsewhere: are they noticed?"
+    name: str = Field(description="The other set")
+    title: str = Field(description="Its name in text")
+    description: str = Field("", description="Where it comes from")
+    n_inside: int = Field(description="Images evaluated")
+    n_outside: int = Field(description="Images of the other set")
+    scores: list[ToldApart] = Field([], description="Score by score, controls among them")
+    words: list[str] = Field([], description="The same in sentences")
+
+
+class Agreeing(Part):
+    "How often the nearest training cases agree."
+    value: float | None = Field(None, description="Share of images")
+    low: float | None = Field(None, description="Lower end of its interval")
+    high: float | None = Field(None, description="Upper end")
+    chance: float | None = Field(None, description="What luck would give")
+    commonest: float | None = Field(None, description="What always saying the commonest label would give")
+
+
+class Neighbourhood(Part):
+    "How far the nearest training cases may be trusted as an explanation."
+    k: int = Field(description="Cases that vote")
+    n: int = Field(description="Images")
+    n_bank: int = Field(description="Training cases")
+    prediction: Agreeing = Field(description="Their majority is what the network says")
+    label: Agreeing = Field(description="Their majority is true")
+    accuracy: float | None = Field(None, description="How often the network is right")
+    n_strangers: int = Field(0, description="Images farther from every case than 95 % of training cases are from each other")
+
+
+class Dropped(Part):
+    "What the network says with part of its last features left out."
+    n_passes: int = Field(description="Passes")
+    p: float = Field(description="Share of features left out")
+    trained_with_dropout: bool = Field(False, description="If not, this is an approximation")
+    n: int = Field(0, description="Images")
+    uncertainty: dict[str, float | None] = Field({}, description="Mean over images, in nats; disagreement is a share")
+    changed: float | None = Field(None, description="Share of images that the mean of the passes decides otherwise")
+    orders: dict[str, Any] = Field({}, description="Which order of the images leaves the errors to the end")
+    words: list[str] = Field([], description="The same in sentences")
+
+
+class Member(Part):
+    "One training on the same images."
+    seed: int = Field(description="Its seed")
+    auc: float | None = Field(None, description="AUC")
+    accuracy: float | None = Field(None, description="Share of right answers")
+    nll: float | None = Field(None, description="Negative log-likelihood")
+    ece: float | None = Field(None, description="Calibration error")
+
+
+class Ensemble(Part):
+    "Trainings that differ in the seed, and their mean."
+    n: int = Field(description="Images")
+    n_members: int = Field(description="Trainings")
+    members: list[Member] = Field(description="Each; the first is this run")
+    seed_spread: dict[str, dict[str, Any] | None] = Field({}, description="Mean, standard deviation, smallest and largest over trainings: not an interval")
+    ensemble: dict[str, Ends] = Field({}, description="Of the mean of all, with the interval of these images")
+    comparison: dict[str, Any] = Field({}, description="The mean of all against this run, paired")
+    nll_gain: dict[str, Any] = Field({}, description="Fall of the negative log-likelihood per image")
+    uncertainty: dict[str, float | None] = Field({}, description="Mean over images")
+    orders: dict[str, Any] = Field({}, description="Which order of the images leaves the errors to the end")
+    words: list[str] = Field([], description="The same in sentences")
+
+# %% ../nbs/05_schema.ipynb #6aea96fc
 class Metrics(Part):
     "Figures of the evaluated split, from `eval/<run>/metrics.json`."
     split: str = Field(description="Split that was evaluated")
@@ -236,6 +419,14 @@ class Metrics(Part):
     calibration: Recalibration | None = Field(None, description="What recalibration does")
     conformal: Conformal | None = Field(None, description="Sets of classes that cannot be ruled out")
     selective: Selective | None = Field(None, description="Answering only where it is sure")
+    operating: Operating | None = Field(None, description="Thresholds chosen on held-out images; null for tasks where the most probable class decides")
+    slices: Slices | None = Field(None, description="On which images it is worse")
+    leaks: Leaks | None = Field(None, description="What images seen in training do to the figures; null where the data were not audited")
+    robustness: Robustness | None = Field(None, description="Worse images")
+    strangers: Strangers | None = Field(None, description="Images from elsewhere")
+    neighbours: Neighbourhood | None = Field(None, description="How often the nearest training cases agree")
+    ensemble: Ensemble | None = Field(None, description="Other trainings beside this one")
+    dropout: Dropped | None = Field(None, description="Monte Carlo dropout")
 
     def row(self, name:str, of:int|None=None) -> MetricRow|None:
         "A metric of the whole split, or of a class, with its interval."
@@ -375,8 +566,61 @@ class Scorecard(Part):
     flags: list[Flag] = Field([], description="What speaks against single maps")
     limits: dict[str, float | None] = Field({}, description="Limits behind flags and verdicts, by name")
     comparisons: int | None = Field(None, description="Comparisons that the p-values are corrected for")
+    drift: dict[str, dict[str, Any]] | None = Field(None, description="By method: how far its maps move when the images get worse, as the page Robustness has it; null where it was not asked for")
 
 # %% ../nbs/05_schema.ipynb #6d6341db
+class Copy(Part):
+    "Images that are the same, or nearly."
+    members: list[tuple[str, int]] = Field(description="Split and place in it")
+    labels: list[Any] = Field([], description="Their labels")
+    same_label: bool = Field(True, description="Whether the labels agree")
+    across: bool = Field(False, description="Whether they lie in different splits")
+    likeness: float | None = Field(None, description="Correlation beyond the mean image; null for equal images")
+    mirrored: bool = Field(False, description="Whether one is the mirror image of the other")
+
+
+class Suspect(Part):
+    "A label that a simple model contradicts."
+    split: str = Field(description="Split")
+    index: int = Field(description="Place in it")
+    label_name: str = Field("", description="The label it has")
+    suggested_name: str = Field("", description="The label it may have")
+    self_confidence: float | None = Field(None, description="Out-of-fold probability of the label it has")
+
+
+class Audit(Part):
+    "What is wrong with the data, from `data/<run>/audit.json`."
+    n: dict[str, int] = Field(description="Images by split")
+    n_exact_groups: int = Field(0, description="Groups of equal images")
+    n_near_pairs: int = Field(0, description="Pairs of nearly equal images")
+    n_conflicts: int = Field(0, description="The same image under different labels")
+    n_suspects: int = Field(0, description="Doubtful labels")
+    n_leaked: dict[str, int] = Field({}, description="Images of the other splits with a copy in train")
+    leaked: dict[str, list[int]] = Field({}, description="Their places")
+    absent_classes: dict[str, list[int]] = Field({}, description="Classes without an image, by split")
+    shift: dict[str, dict[str, Any]] = Field({}, description="How well a simple model tells a split from train: AUC with its interval")
+    exact: list[Copy] = Field([], description="Groups of equal images, the first 200")
+    near: list[Copy] = Field([], description="Nearly equal pairs, the first 200")
+    conflicts: list[Copy] = Field([], description="Cases of one image under different labels, the first 200")
+    suspects: list[Suspect] = Field([], description="Doubtful labels, the firmest first")
+    scorer: dict[str, Any] = Field({}, description="The simple model behind the doubts, and how good it is")
+    settings: dict[str, Any] = Field({}, description="Limits and numbers behind the audit")
+    notes: list[str] = Field([], description="What was not looked at, and why")
+    words: list[str] = Field([], description="The same in sentences")
+    model_config = ConfigDict(frozen=True, extra="allow")      # the words of the page Audit read more of it
+
+
+class Case(Part):
+    "A training image near an evaluated one."
+    index: int = Field(description="The evaluated image")
+    rank: int = Field(description="1 is the nearest")
+    case: int = Field(description="Place in the training split")
+    label: str = Field("", description="Its label")
+    label_name: str = Field("", description="In words")
+    similarity: float | None = Field(None, description="Cosine of the angle between their features")
+    typicality: float | None = Field(None, description="Share of training cases that are no nearer to theirs than this image to its nearest; small: a stranger")
+
+# %% ../nbs/05_schema.ipynb #d583ef26
 class Published(Part):
     "A published figure for the same data set."
     model: str = Field(description="The model, as its source names it")
@@ -420,9 +664,11 @@ class Results(Part):
     dataset: DatasetCard = Field(description="The data set")
     model: ModelFacts = Field(description="The network")
     training: Training = Field(description="How it was trained")
+    audit: Audit | None = Field(None, description="What is wrong with the data; null where they were not audited")
     metrics: Metrics = Field(description="How well it does")
     failures: list[Failure] = Field(description="The failure gallery")
     explanations: list[Explained] = Field(description="The explained images")
+    neighbours: list[Case] = Field([], description="Nearest training cases of the failures and of the explained images")
     scorecard: Scorecard | None = Field(None, description="How good the explanations are; null where they were not measured")
     published: list[Published] = Field(description="Published figures for the data set")
     figures: dict[str, str] = Field(description="Pictures by name, below the artifacts folder")
@@ -531,8 +777,9 @@ FIGURES = {  # name in results.json: stage and file
     "confusion_matrix": ("eval", "confusion_matrix.png"), "reliability": ("eval", "reliability.png"),
     "reliability_calibrated": ("eval", "reliability_calibrated.png"), "risk_coverage": ("eval", "risk_coverage.png"),
     "high_confidence_wrong": ("eval", "high_confidence_wrongs_grid.png"), "low_confidence_correct": ("eval", "low_confidence_corrects_grid.png"),
+    "audit": ("data", "audit.png"), "operating_curves": ("eval", "curves.png"), "robustness": ("eval", "robustness.png"), "neighbours": ("eval", "neighbours_grid.png"),
 }
-OPTIONAL = ("reliability_calibrated", "risk_coverage", "high_confidence_wrong", "low_confidence_correct")   # not every run has them
+OPTIONAL = ("reliability_calibrated", "risk_coverage", "high_confidence_wrong", "low_confidence_correct", "audit", "operating_curves", "robustness", "neighbours")   # not every run has them
 
 # %% ../nbs/05_schema.ipynb #db3fca5a
 def published_figures(
@@ -675,9 +922,20 @@ def load_results(
     training = Training(recipe=options.train.recipe, epochs=options.train.epochs, history=history, **_train_settings(options, card.task))
     results = Results(title=options.report.title or f"{card.title}: {network_name(model.name)} and its explanations", run=options.run, dataset=card, model=model, training=training, metrics=metrics,
         failures=read_table(options, "eval", "failure_gallery_selection.csv", Failure), explanations=read_table(options, "explain", "explanations.csv", Explained), scorecard=read_scorecard(options),
+        audit=read_part(options, "data", "audit.json", Audit) if (stage_dir(options, "data") / "audit.json").exists() else None,
         published=compare_published(card, model, training, unlike_published(card, metrics)), figures=_find_figures(options), provenance=_find_provenance(options))
     results._folder = stage_dir(options, "data").parent.parent
-    return results
+    return results.model_copy(update={"neighbours": read_cases(options, results)})
+
+
+def read_cases(
+    options:Options, # The run
+    results:Results, # Its failures and explained images are meant
+) -> list[Case]:     # Empty where none were asked for
+    "Read the nearest training cases of what the report shows."
+    if not (stage_dir(options, "eval") / "neighbours.csv").exists(): return []
+    shown = {x.index for x in (*results.failures, *results.explanations)}
+    return [c for c in read_table(options, "eval", "neighbours.csv", Case) if c.index in shown]
 
 
 def read_scorecard(
