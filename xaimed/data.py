@@ -10,7 +10,7 @@ __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_
            'ImageDataset', 'masks_path', 'read_masks', 'load_masks', 'load_arrays', 'load_medmnist_dataset',
            'dataset_spec', 'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec',
            'check_source', 'load_split', 'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside',
-           'run_data']
+           'write_audit', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
 import ast, errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
@@ -943,20 +943,38 @@ def files_beside(
     own = [] if found.kind == "medmnist" else [found.path.with_suffix(".json")]
     return [*own, found.path.with_name(f"{found.path.stem}_masks.npz")]
 
+def write_audit(
+    folder:Path,            # Of the data stage
+    parts:dict,             # Split -> ImageDataset
+    *,
+    seed:int=0,
+) -> dict:                  # What audit.json holds
+    "Audit the splits of a run; write `audit.json` and a sheet of the pictures behind it."
+    from xaimed.audit import audit, audit_sheet, audit_words
+    from xaimed.plots import save_figure
+    spec = parts["train"].spec
+    splits = {s: (d.images.cpu().numpy(), d.labels.cpu().numpy()) for s, d in parts.items()}
+    index = {s: d.index.cpu().numpy() for s, d in parts.items()}
+    found = audit(splits, spec.task, spec.classes, index=index, seed=seed)
+    found["words"] = audit_words(found)
+    write_json(folder / "audit.json", found)
+    save_figure(audit_sheet(found, splits, spec.classes, index=index), folder / "audit.png")
+    return found
+
 def run_data(
     options:Options,
     *,
     force:bool=False,   # Make it again even when current
-) -> Path:              # The stage's folder, with card.json and samples.png
-    "The data stage: find or fetch the data, check it, describe it."
+) -> Path:              # The stage's folder, with card.json and samples.png, audit.json and audit.png
+    "The data stage: find or fetch the data, check it, audit it, describe it."
     def make(folder):
         from xaimed.plots import save_figure
         found, d = find_from_options(options), options.data
         card = make_card(found, size=d.size, split_fractions=tuple(d.split_fractions), seed=options.seed)
-        train = load_split(options, "train")
-        for split in ("val", "test"): load_split(options, split)      # every split is checked before anything is learned
+        parts = {s: load_split(options, s) for s in SPLITS}           # every split is checked before anything is learned
         write_json(folder / "card.json", card)
-        save_figure(draw_samples(train, seed=options.seed), folder / "samples.png")
+        save_figure(draw_samples(parts["train"], seed=options.seed), folder / "samples.png")
+        if d.audit: write_audit(folder, parts, seed=options.seed)
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
                 "watched": [found.path, *files_beside(found)]}
     return run_stage(options, "data", make, force=force)

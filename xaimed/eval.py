@@ -6,27 +6,31 @@
 __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_name', 'write_predictions', 'read_predictions',
            'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'Scores',
            'recalibrated', 'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery',
-           'as_channels_last', 'failure_title', 'failure_grid', 'confusion_figure', 'write_evaluation', 'run_eval',
-           'read_evaluation', 'compare_runs', 'comparison_table']
+           'failure_title', 'failure_grid', 'confusion_figure', 'curves_figure', 'slices_of', 'write_evaluation',
+           'files_named', 'run_eval', 'read_evaluation', 'compare_runs', 'comparison_table']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, run_stage, unknown, write_json
 from .calibration import calibration_summary, fit_calibrator, logits_from, nll_of
+from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
 from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
-from .data import load_split, make_loader
+from .curves import curves_left_out, curves_report, operating_report
+from .data import check_source, load_split, make_loader
+from .features import OTHER_SETS
 from .intervals import METRICS, delong_test, mcnemar_test, metric_rows, paired_bootstrap
 from .models import transforms_for
-from .plots import confusion, image_grid, label_table, reliability, risk_curve, save_figure
+from .plots import as_channels_last, confusion, image_grid, label_table, lines, reliability, risk_curve, save_figure
+from .slices import Slice, image_quality, metadata_slices, quality_slices, read_metadata, slice_report, slices_words
+from .stress import Evaluated, stress_tests
 from .train import load_trained_model, predict_logits, run_training
 from .trust import (accuracy, auc, auc_per_class, calibration_bins, check_scores, confidence_and_correct, confusion_matrix,
                           expected_calibration_error, label_outcomes, macro_f1, per_class_metrics, predict_labels, probabilities)
@@ -270,15 +274,6 @@ def write_gallery(
         out.writerows(rows)
     return Path(path)
 
-def as_channels_last(
-    image:Any,       # (C, H, W), or a volume (C, D, H, W); C is 1 or 3
-) -> np.ndarray:     # (H, W) or (H, W, 3)
-    "One image as a picture to draw; the middle slice of a volume."
-    a = np.asarray(image)
-    if a.ndim not in (3, 4) or a.shape[0] not in (1, 3): raise ValueError(f"image has shape {a.shape}, expected (C, H, W) or (C, D, H, W) with 1 or 3 channels")
-    if a.ndim == 4: a = a[:, a.shape[1] // 2]
-    return a[0] if a.shape[0] == 1 else np.moveaxis(a, 0, -1)
-
 # %% ../nbs/03_eval.ipynb #97e2aa44
 def failure_title(
     row:Mapping,             # From `select_failures`
@@ -322,6 +317,25 @@ def confusion_figure(
     return confusion(confusion_matrix(y, predicted, p.shape[1]), classes, title=title)
 
 # %% ../nbs/03_eval.ipynb #f5e3f24b
+def curves_figure(
+    rows:Sequence[Mapping],   # From `curves.curves_report`
+    *,
+    title:str|None=None,
+) -> Figure:
+    "ROC and precision-recall curves with their bands; the dotted diagonal is chance."
+    def panel(name, key, area, xlabel, ylabel): return dict(title=name, xlabel=xlabel, ylabel=ylabel, curves=[dict(r[key], label=f"{r['name']}: {_cell(r[area])}") for r in rows])
+    return lines([panel("ROC, with AUC", "roc", "auc", "false positive rate", "sensitivity"), panel("Precision-recall, with AUPRC", "pr", "auprc", "recall", "precision")], title=title, diagonal=["ROC, with AUC"], empty="no class has both an image with it and one without it")
+
+def slices_of(
+    images:Any,                   # (N, C, H, W) or (N, C, D, H, W) uint8
+    metadata:Mapping[str, Any]|None=None, # Column -> (N,) values, from `slices.read_metadata`
+) -> list[Slice]:                 # None of the qualities where an image is smaller than 3 pixels
+    "Thirds of every image quality, and the values of every metadata column."
+    images = np.asarray(images)
+    quality = quality_slices(image_quality(images)) if min(images.shape[2:]) > 2 else []
+    return [*quality, *metadata_slices(metadata or {})]
+
+# %% ../nbs/03_eval.ipynb #25e66303
 def write_evaluation(
     folder:str|Path,
     images:Any,               # (N, C, H, W) or (N, C, D, H, W) uint8
@@ -342,6 +356,10 @@ def write_evaluation(
     calibrator:str="temperature", # One of `calibration.CALIBRATORS`
     alpha:float=.1,           # Share of images whose true class may be missing from its set
     conformal:str="lac",      # One of `conformal.SCORES`
+    threshold:str="youden",   # One of `curves.THRESHOLD_RULES`
+    threshold_target:float=.9, # Of the rules that read one
+    metadata:Mapping[str, Any]|None=None, # Column -> (N,) values by which to slice
+    stress:Callable[[Mapping[int, tuple]], Mapping]|None=None, # Gallery images by index, with their words -> further parts of metrics.json
     index:Any=None,           # (N,) position of each image in its file; 0..N-1 when None
 ) -> dict:                    # The content of metrics.json
     "Write predictions, metrics, figures and the failure gallery of a split."
@@ -352,14 +370,19 @@ def write_evaluation(
     metrics = dict(dataset=dataset, split=split, **found, checkpoint=dict(checkpoint or dict(which=None, epoch=None)))
     where, after, sets = f"{dataset} {split}, {len(p)} images".strip(), None, None
     metrics["selective"], curve = selective_report(y, p, task)
-    metrics["held_out"] = metrics["calibration"] = metrics["conformal"] = None
+    metrics["slices"] = slice_report(y, p, task, slices_of(images, metadata), n_resamples=min(n_resamples, 1000), seed=seed, ece_bins=ece_bins)
+    metrics["slices"]["words"] = slices_words(metrics["slices"])
+    metrics["held_out"] = metrics["calibration"] = metrics["conformal"] = metrics["operating"] = None
     if held_out is not None:
         scored = Scores(y, p, logits, split)
         metrics["held_out"] = dict(split=held_out.split, n=len(held_out.probs))
         metrics["calibration"], after = recalibrated(held_out, scored, task, method=calibrator, ece_bins=ece_bins)
         metrics["conformal"], sets = sets_report(held_out, scored, task, alpha=alpha, score=conformal, seed=seed)
+        metrics["operating"] = operating_report(held_out.labels, held_out.probs, y, p, task, classes, rule=threshold, target=threshold_target)
     write_predictions(folder / "predictions.csv", y, p, task, index=index, sets=sets)
-    write_json(folder / "metrics.json", metrics)
+    drawn = curves_report(y, p, task, classes, n_resamples=min(n_resamples, 1000), seed=seed)
+    write_json(folder / "curves.json", dict(curves=drawn, left_out=curves_left_out(y, p, task, classes)))
+    save_figure(curves_figure(drawn, title=f"Curves: {where}"), folder / "curves.png")
     save_figure(risk_curve(curve, n=len(p), marks=metrics["selective"]["at"], title=f"Risk and coverage: {where}"), folder / "risk_coverage.png")
     if after is not None:
         bins, ece = calibration_bins(*confidence_and_correct(y, after, task), ece_bins), expected_calibration_error(*confidence_and_correct(y, after, task), ece_bins)
@@ -371,15 +394,33 @@ def write_evaluation(
     write_gallery(folder / "failure_gallery_selection.csv", rows)
     for group, name in zip(GROUPS, ("high_confidence_wrongs_grid", "low_confidence_corrects_grid")):
         save_figure(failure_grid(rows, images, classes, task, group=group), folder / f"{name}.png")
+    wrong = {r["index"]: (as_channels_last(images[r["row"]]), f"{r['group'].split('_')[-1]}: {r['predicted_name']}\nlabel {r['label_name']}\nimage {r['index']}") for r in rows}
+    metrics |= stress(wrong) if stress else dict.fromkeys(("leaks", "robustness", "strangers", "neighbours", "ensemble", "dropout"))
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 # %% ../nbs/03_eval.ipynb #36d975f0
+def files_named(
+    options:Options,
+) -> dict[str, Path]:  # "metadata" and "other_data", where they are files
+    "Find the files that the evaluation's options name, before anything is trained; an error where there is none."
+    found, asked = {}, options.eval
+    if asked.metadata:
+        found["metadata"] = resolve_path(asked.metadata)
+        if not found["metadata"].is_file(): raise ValueError(f"eval.metadata is {asked.metadata!r}, and there is no such file: expected a CSV with the column index (place in the split) and one column or more by which to slice")
+    if asked.other_data and asked.other_data not in OTHER_SETS:
+        try: check_source(options.model_copy(update={"data": options.data.model_copy(update={"dataset": asked.other_data})}))
+        except (ValueError, FileNotFoundError) as error: raise ValueError(f"eval.other_data: {error}. Made of the images themselves: {', '.join(OTHER_SETS)}") from None
+        if (path := resolve_path(asked.other_data)).exists(): found["other_data"] = path
+    return found
+
 def run_eval(
     options:Options,
     *,
     force:bool=False,  # Make it again even when it is current
 ) -> Path:             # The stage's folder
     "Evaluate the run's checkpoint on its split; write predictions, metrics, figures and the failure gallery."
+    files = files_named(options)
     def make(folder:Path) -> dict:
         run_training(options)
         asked, device = options.eval, resolve_device(options.device)
@@ -392,12 +433,16 @@ def run_eval(
             return Scores(labels.numpy(), probabilities(logits.numpy(), data.spec.task), logits.numpy())
         scored = scores(data)
         held_out = None if asked.split == "val" else scores(load_split(options, "val", transforms_for(options)))
+        case = Evaluated(options, model, data, scored.labels, scored.logits)
+        n_split = read_json(stage_dir(options, "data") / "card.json")["counts"][asked.split]["total"]
+        columns = read_metadata(files["metadata"], data.index.tolist(), asked.split, size=n_split) if "metadata" in files else None
         metrics = write_evaluation(
             folder, data.images, scored.labels, scored.probs, logits=scored.logits, task=data.spec.task, classes=data.spec.classes,
             dataset=data.spec.name, split=asked.split, checkpoint=dict(which=asked.checkpoint, epoch=checkpoint["epoch"]),
             gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, n_resamples=asked.n_resamples, seed=options.seed,
-            held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist())
-        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")}
+            held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist(), threshold=asked.threshold, threshold_target=asked.threshold_target,
+            metadata=columns, stress=lambda gallery: stress_tests(case, folder, gallery))
+        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")} | {"watched": list(files.values())}
     return run_stage(options, "eval", make, force=force)
 
 # %% ../nbs/03_eval.ipynb #dc9a852b
