@@ -1,4 +1,5 @@
 "A finished run without running anything: its files, written by hand as the stages' contract has them."
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from xaimed.config import STAGES, load_options, stage_dir, write_json
 
 TASKS = {"multi-class": 9, "binary": 2, "multi-label": 14, "ordinal": 5}
 METHODS = ("gradcam", "integrated_gradients")
+EXAMINED = ("audit.png", "robustness.png", "neighbours_grid.png")
 
 
 def draw(path:Path, shape=(60, 90)) -> None:
@@ -42,7 +44,36 @@ def held_out(k, n, many):
             "selective": dict(aurc=.02, best=.004, excess=.016, error=.09, at=[dict(target=t, coverage=t, threshold=.6, n=int(t * n), accuracy=.97, low=.94, high=.99) for t in (.8, .9, .95)])}
 
 
-def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None, failures=True, masks=False, official=True, size=28, stem="small", draw=draw, n_test=200, native=None, model=None, verdict=None, **overrides):
+@lru_cache(maxsize=None)
+def against(task, k):
+    "What speaks against the figures, by the functions that the stages call, on 60 small images: parts of metrics.json, and audit.json."
+    import torch
+    from xaimed import audit, curves, ensemble, features, robustness, slices, stress
+    from xaimed.trust import probabilities
+    rng, names = np.random.default_rng(0), [f"class {i}" for i in range(k)]
+    labels = rng.integers(0, 2, (60, k)) if task == "multi-label" else np.arange(60) % k
+    logits = rng.normal(size=(60, k)) + 2 * (labels if labels.ndim == 2 else np.eye(k)[labels])
+    images, probs = rng.integers(0, 256, (60, 1, 12, 12), dtype=np.uint8), probabilities(logits, task)
+    parts = {"operating": curves.operating_report(labels, probs, labels, probs, task, names), "leaks": stress.leak_effect(labels, probs, task, np.arange(60) < 6, n_resamples=100)}
+    parts["slices"] = slices.slice_report(labels, probs, task, slices.quality_slices(slices.image_quality(images)), n_resamples=100)
+    parts["slices"]["words"] = slices.slices_words(parts["slices"])
+    tried = robustness.robustness_report(lambda x: probs[:len(x)], torch.from_numpy(images[:8]), labels[:8], task, corruptions=["pixelate", "gaussian_noise"], severities=(1, 5))
+    parts["robustness"] = tried | {"words": robustness.robustness_words(tried)}
+    f = rng.normal(size=(60, 4))
+    told = features.ood_report({"energy": f[:, 0], "brightness": f[:, 1]}, {"energy": f[:, 2] - 2, "brightness": f[:, 3]}, n_resamples=200)
+    parts["strangers"] = dict(name="scrambled", title="scrambled phases", description="Made of the evaluated images.", n_inside=60, n_outside=60, scores=told, words=features.ood_words(told, "the test images", "scrambled phases"))
+    said = (probs > .5).astype(int) if task == "multi-label" else probs.argmax(1)
+    parts["neighbours"] = features.knn_agreement(f, labels, said, f + .01, labels, names, task, k=3) | {"n_strangers": 2}
+    together = ensemble.ensemble_report(labels, np.stack([probs, probabilities(logits + rng.normal(size=logits.shape), task)]), task, [0, 1], n_resamples=100)
+    parts["ensemble"] = together | {"words": ensemble.ensemble_words(together)}
+    dropped = ensemble.dropout_report(labels, logits, ensemble.dropout_logits(f, rng.normal(size=(k, 4)), n_passes=3), task, p=.2, trained_with_dropout=False, n_resamples=100)
+    parts["dropout"] = dropped | {"words": ensemble.dropout_words(dropped)}
+    copied = np.concatenate([images[:2], images[2:40]])
+    found = audit.audit({"train": (images[:40], labels[:40]), "val": (images[40:50], labels[40:50]), "test": (copied[:20], labels[:20][::-1])}, task, names)
+    return parts, found | {"words": audit.audit_words(found)}
+
+
+def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None, failures=True, masks=False, official=True, size=28, stem="small", draw=draw, n_test=200, native=None, model=None, verdict=None, examined=True, **overrides):
     "Write the files of a finished run, as the stages' contract has them."
     native = native or size  # side of the images in the file
     many, k = task == "multi-label", len(classes) if classes else TASKS[task]
@@ -62,7 +93,8 @@ def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None
     write_json(at["eval"] / "metrics.json", {
         "accuracy": 0.91, "macro_f1": 0.88, "ece": 0.041, "auc": 0.981, "n": n_test, "split": "test", "task": task, "classes": classes, "dataset": dataset, "checkpoint": {"which": "best", "epoch": 7},
         "per_class": [{"class": c, "precision": 0.9, "recall": 0.8, "f1": 0.85, "auc": None if i == k - 1 else 0.97, "support": 0 if i == k - 1 else n_test // k} for i, c in enumerate(classes)], "medmnist": {"AUC": 0.981, "ACC": 0.91},
-        "intervals": {"level": 0.95, "n_resamples": 2000, "seed": 0, "rows": metric_rows(k)}, **held_out(k, n_test, many)})
+        "intervals": {"level": 0.95, "n_resamples": 2000, "seed": 0, "rows": metric_rows(k)}, **held_out(k, n_test, many), **(against(task, k)[0] if examined else {})})
+    if examined: write_json(at["data"] / "audit.json", against(task, k)[1])
     label, predicted = (";".join(["1"] + ["0"] * (k - 1)), ";".join(["0"] * k)) if many else ("0", "1")
     rows = [(group, rank, 10 * rank + j, label, predicted, 0.99 - rank / 50, classes[0], "none" if many else classes[1]) for j, group in enumerate(("high_confidence_wrong", "low_confidence_correct")) for rank in range(1, 7)]
     write_csv(at["eval"] / "failure_gallery_selection.csv", list(schema.Failure.model_fields), rows if failures else [])
@@ -70,7 +102,10 @@ def make_run(root:Path, task="multi-class", *, dataset="pathmnist", classes=None
     write_csv(at["explain"] / "explanations.csv", list(schema.Explained.model_fields), [
         (i, group, m, 1, classes[1], 0.93, label, "" if m == "gradcam" else "-0.0213", f"sample_{i:05d}_{m}.png") for group, i in shown for m in METHODS])
     for stage, name in schema.FIGURES.values():
-        if failures or "grid" not in name: draw(at[stage] / name)
+        if (failures or "grid" not in name) and (examined or name not in EXAMINED): draw(at[stage] / name)
+    if examined:
+        write_csv(at["eval"] / "neighbours.csv", ["index", "rank", "case", "label", "label_name", "similarity", "typicality"], [(i, r, 7 * i + r, label, classes[1], 0.9 - r / 50, 0.03) for _, i in shown for r in (1, 2, 3)])
+        for _, i in shown: draw(at["explain"] / f"sample_{i:05d}_neighbours.png")
     for _, i in shown:
         for m in METHODS: draw(at["explain"] / f"sample_{i:05d}_{m}.png")
     if verdict: write_json(at["explain"] / "verdict.json", verdict)
@@ -125,4 +160,5 @@ def make_verdict(*, judged=JUDGED, measures=MEASURES, masks=True, regions=True, 
                                     "accuracy": {"n": 240, "with": 0.97, "removed": 0.71, "elsewhere": 0.96, "drop": {"mean": 0.26, "low": 0.2, "high": 0.32, "n": 240}}} if regions else None,
         "flags": [{"index": 100, "method": "gradcam", "flags": ["unstable"], "words": ["max-sensitivity 1.21, limit 0.50"]}, {"index": 10, "method": "integrated_gradients", "flags": ["incomplete", "alone"],
                   "words": ["sum off by 0.31 logits, limit 0.10", "correlation with other methods 0.05, limit 0.20"]}, {"index": 9999, "method": "rise", "flags": ["alone"], "words": ["not on this page"]}],
+        "drift": {"gradcam": {"n": 8, "severities": [1, 5], "chance": {"n": 8, "mean": 0.2, "low": 0.1, "high": 0.3}, "by_severity": [{"severity": s, "correlation": 0.8, "stayed_correlation": 0.9 - s / 10, "changed_correlation": None, "share_changed": s / 10} for s in (1, 5)], "words": ["Where the answer stayed, explanations moved."]}},
         "limits": {"gap": 0.1, "sensitivity": 0.5, "agreement": 0.2, "randomisation": 0.5, "alpha": 0.05}, "comparisons": 30}

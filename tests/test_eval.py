@@ -14,7 +14,7 @@ from xaimed.config import XaimedError, load_options, plain, read_json, read_mani
 
 TASKS = [("multi-class", 4), ("binary", 2), ("multi-label", 3), ("ordinal", 5)]
 NAMES = ["disc", "ring, broken", 'the "cross"', "triangle", "star"]
-FILES = ["confusion_matrix.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png", "metrics.json", "predictions.csv", "reliability.png", "risk_coverage.png"]
+FILES = ["confusion_matrix.png", "curves.json", "curves.png", "failure_gallery_selection.csv", "high_confidence_wrongs_grid.png", "low_confidence_corrects_grid.png", "metrics.json", "predictions.csv", "reliability.png", "risk_coverage.png"]
 
 
 def case(task, K, n=60, seed=0):

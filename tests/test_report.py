@@ -12,14 +12,14 @@ import pytest
 from made_run import TASKS, make_run, make_verdict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from xaimed import evaluation, explanations, report
+from xaimed import evaluation, explanations, report, reviewer
 from xaimed.config import XaimedError, load_options, read_json, stage_dir, write_json
 from xaimed.schema import Interval
 
 
 def executed(root:Path, results, target:Path) -> Path:
     "Run the report notebook's tagged cells here, without a kernel, and keep them as a notebook."
-    cells, space = [new_markdown_cell("## A lesson that stays out")], {**vars(report), **vars(evaluation), **vars(explanations), "results": results}
+    cells, space = [new_markdown_cell("## A lesson that stays out")], {**vars(report), **vars(evaluation), **vars(explanations), **vars(reviewer), "results": results}
     for cell in nbformat.read(root / "nbs" / "05_report.ipynb", as_version=4).cells:
         if "report" not in cell.metadata.get("tags", []): continue
         copy = new_markdown_cell(cell.source) if cell.cell_type == "markdown" else new_code_cell(cell.source, execution_count=1, outputs=[new_output("execute_result", {"text/html": eval(cell.source, space).data}, execution_count=1)])
@@ -64,7 +64,7 @@ def test_page_of_every_task_kind(tmp_path, root, task):
     assert not seen.wrong and not seen.open
     assert len(seen.ids) == len(set(seen.ids))
     assert {a[1:] for a in seen.links if a.startswith("#")} <= set(seen.ids)
-    assert len(seen.images) == 8 + (3 + 4) * 2
+    assert len(seen.images) == 12 + (3 + 4) * 3                  # each explained image has two maps and its nearest training cases
     assert all(i["src"].startswith("data:image/png;base64,") and len(i["alt"]) > 10 and "No description" not in i["alt"] for i in seen.images)
     assert report.outside_resources(text) == [] and "<script" not in text
     assert str(folder) not in text and "private/" not in text
@@ -241,7 +241,7 @@ def test_measured_explanations_on_the_page(tmp_path, root):
     seen, words = Page(text), plain(text)
     assert not seen.wrong and not seen.open and len(seen.ids) == len(set(seen.ids))
     assert {a[1:] for a in seen.links if a.startswith("#")} <= set(seen.ids)
-    assert len(seen.images) == 8 + (3 + 4) * 2 + 2 and all(len(i["alt"]) > 10 and i["src"].startswith("data:image/png") for i in seen.images)
+    assert len(seen.images) == 12 + (3 + 4) * 3 + 2 and all(len(i["alt"]) > 10 and i["src"].startswith("data:image/png") for i in seen.images)
     assert report.outside_resources(text) == []
     for said in ("The explanation to use here is Grad-CAM", "3 of 11 methods are better", "fails the randomisation test", "not judged", "better than every control on 2 of 3 measures", "no better than an edge detector",
                  "accuracy falls from 0.97 to 0.71 when the region (planted marker) is filled in (a difference of 0.26 [0.20, 0.32]), and is 0.96 when as much is filled in elsewhere: the model uses it",

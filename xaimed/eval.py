@@ -6,8 +6,8 @@
 __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_name', 'write_predictions', 'read_predictions',
            'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'Scores',
            'recalibrated', 'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery',
-           'failure_title', 'failure_grid', 'confusion_figure', 'curves_figure', 'slices_of', 'write_evaluation',
-           'files_named', 'run_eval', 'read_evaluation', 'compare_runs', 'comparison_table']
+           'failure_title', 'failure_grid', 'confusion_figure', 'reliability_of', 'curves_figure', 'slices_of',
+           'write_evaluation', 'files_named', 'run_eval', 'read_evaluation', 'compare_runs', 'comparison_table']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
@@ -317,6 +317,18 @@ def confusion_figure(
     return confusion(confusion_matrix(y, predicted, p.shape[1]), classes, title=title)
 
 # %% ../nbs/03_eval.ipynb #f5e3f24b
+def reliability_of(
+    labels:Any,               # (N,) class indices; (N, K) zeros and ones for multi-label
+    probs:Any,                # (N, K) 0..1
+    task:str,
+    ece_bins:int=15,          # Bins of the calibration error
+    *,
+    title:str|None=None,
+) -> Figure:
+    "The reliability diagram of scores."
+    decided = confidence_and_correct(labels, probs, task)
+    return reliability(calibration_bins(*decided, ece_bins), ece=expected_calibration_error(*decided, ece_bins), title=title)
+
 def curves_figure(
     rows:Sequence[Mapping],   # From `curves.curves_report`
     *,
@@ -359,7 +371,7 @@ def write_evaluation(
     threshold:str="youden",   # One of `curves.THRESHOLD_RULES`
     threshold_target:float=.9, # Of the rules that read one
     metadata:Mapping[str, Any]|None=None, # Column -> (N,) values by which to slice
-    stress:Callable[[Mapping[int, tuple]], Mapping]|None=None, # Gallery images by index, with their words -> further parts of metrics.json
+    stress:Callable[[Mapping[int, tuple]], Mapping]|None=None, # Failures by index, with their image and words -> further parts of metrics.json
     index:Any=None,           # (N,) position of each image in its file; 0..N-1 when None
 ) -> dict:                    # The content of metrics.json
     "Write predictions, metrics, figures and the failure gallery of a split."
@@ -384,17 +396,14 @@ def write_evaluation(
     write_json(folder / "curves.json", dict(curves=drawn, left_out=curves_left_out(y, p, task, classes)))
     save_figure(curves_figure(drawn, title=f"Curves: {where}"), folder / "curves.png")
     save_figure(risk_curve(curve, n=len(p), marks=metrics["selective"]["at"], title=f"Risk and coverage: {where}"), folder / "risk_coverage.png")
-    if after is not None:
-        bins, ece = calibration_bins(*confidence_and_correct(y, after, task), ece_bins), expected_calibration_error(*confidence_and_correct(y, after, task), ece_bins)
-        save_figure(reliability(bins, ece=ece, title=f"After {calibrator}: {where}"), folder / "reliability_calibrated.png")
     save_figure(confusion_figure(y, p, task, classes, title=f"Confusion: {where}"), folder / "confusion_matrix.png")
-    bins = calibration_bins(*confidence_and_correct(y, p, task), ece_bins)
-    save_figure(reliability(bins, ece=found["ece"], title=f"Calibration: {where}"), folder / "reliability.png")
+    save_figure(reliability_of(y, p, task, ece_bins, title=f"Calibration: {where}"), folder / "reliability.png")
+    if after is not None: save_figure(reliability_of(y, after, task, ece_bins, title=f"After {calibrator}: {where}"), folder / "reliability_calibrated.png")
     rows = select_failures(y, p, task, classes, size=gallery_size, index=index)
     write_gallery(folder / "failure_gallery_selection.csv", rows)
     for group, name in zip(GROUPS, ("high_confidence_wrongs_grid", "low_confidence_corrects_grid")):
         save_figure(failure_grid(rows, images, classes, task, group=group), folder / f"{name}.png")
-    wrong = {r["index"]: (as_channels_last(images[r["row"]]), f"{r['group'].split('_')[-1]}: {r['predicted_name']}\nlabel {r['label_name']}\nimage {r['index']}") for r in rows}
+    wrong = {r["index"]: (as_channels_last(images[r["row"]]), f"said {r['predicted_name']}\nlabel {r['label_name']}\n{split} {r['index']}") for r in rows if r["group"] == GROUPS[0]}
     metrics |= stress(wrong) if stress else dict.fromkeys(("leaks", "robustness", "strangers", "neighbours", "ensemble", "dropout"))
     write_json(folder / "metrics.json", metrics)
     return metrics

@@ -37,6 +37,7 @@ def metrics_section(
     overall = table([(r.title, r.value, ends_words(r), r.interval or "–", own.get(r.name)) for r in whole], ["Figure", "Value", "95 % interval", "Interval by", "By medmnist"],
         caption=f"Over all {plural(m.n, 'image')} of the {m.split} split. BCa: bias-corrected and accelerated bootstrap ({m.intervals.n_resamples or 2000:,} resamples). The interval says what other images of the same kind would have given; it knows nothing of other seeds, of patients with several images, or of other hospitals. The last column is medmnist's own Evaluator on the same scores.")
     meaning = facts([("AUC", "The chance that an image of a class scores higher for it than an image of another class, averaged over classes (macro, one against the rest). 0.5 is guessing."),
+        ("AUPRC", "Precision averaged over recall. Its level for guessing is not 0.5 but the share of images with the class: compare it with that only."),
         ("Accuracy", "Share of right labels over all images and labels. High by itself where most labels are absent." if many else "Share of images with the right class."),
         ("Balanced accuracy", "Sensitivity and specificity averaged over labels: what accuracy would be if each label were there in half of the images." if many else "Sensitivity averaged over classes: what accuracy would be if all classes were equally common."),
         ("Macro F1", "F1 averaged over classes, rare ones counting as much as common ones."), ("Matthews, kappa", "Agreement of label and prediction beyond what their frequencies alone would give: 1 is perfect, 0 is luck." + (" Kappa weighs a miss by its squared distance." if results.dataset.task == "ordinal" else "")),
@@ -49,14 +50,14 @@ def class_table(
     many:bool=False, # Whether the classes are labels of a multi-label task
 ) -> str:            # HTML
     "Show the figures of every class, each with its interval below it."
-    columns = {"auc_per_class": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
+    columns = {"auc_per_class": "AUC", "auprc_per_class": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
     def cell(name:str, k:int) -> Markup:
         row = metrics.row(name, k)
         return Markup(escaped(row.value if row else None) + ("" if ends_words(row) == "–" else f"<small>{ends_words(row)}</small>"))
     if metrics.intervals.rows: rows = [(c.name, c.support, *(cell(name, k) for name in columns), c.f1) for k, c in enumerate(metrics.per_class)]
     else: rows, columns = [(c.name, c.support, c.auc, c.recall, c.precision, c.f1) for c in metrics.per_class], {"auc": "AUC", "recall": "Sensitivity", "precision": "PPV"}
     return table(rows, ["Label" if many else "Class", "Images", *columns.values(), "F1"], caption=f"By {'label' if many else 'class'}, one against the rest, on {plural(metrics.n, 'image')} of the {metrics.split} split, 95 % intervals below: "
-        "Wilson's for shares, the bootstrap's for AUC. Sensitivity is also called recall, PPV (positive predictive value) precision. A dash: not defined, for want of images of the class or of predictions of it.")
+        "Wilson's for shares, the bootstrap's for AUC and AUPRC. Sensitivity is also called recall, PPV (positive predictive value) precision. A dash: not defined, for want of images of the class or of predictions of it.")
 
 
 def published_section(

@@ -386,8 +386,10 @@ def failures_section(
         return section(note(f"No image was {GROUP_WORDS[group]}: " + (f"every one of the {n} images of the {split} split was classified rightly." if group.endswith("wrong") else f"no image of the {split} split was classified rightly.")))
     words = f"{plural(len(rows), 'image')} of the {split} split, {GROUP_WORDS[group]}, {'the surest' if group.endswith('wrong') else 'the least sure'} first."
     grid = figure(results.path(group), f"Images {GROUP_WORDS[group]}", words, width=42) if group in results.figures else f"<p>{escaped(words)}</p>"
-    listed = table([(f.rank, f.index, f.label_name or label_words(f.label, results.dataset.classes), f.predicted_name or label_words(f.predicted, results.dataset.classes), f.confidence) for f in rows],
-        ["Rank", "Image", "Label", "Prediction", "Confidence"])
+    near = {f.index: ", ".join(c.label_name for c in results.neighbours if c.index == f.index) for f in rows}
+    some = any(near.values())
+    listed = table([(f.rank, f.index, f.label_name or label_words(f.label, results.dataset.classes), f.predicted_name or label_words(f.predicted, results.dataset.classes), f.confidence, *([near[f.index] or "–"] if some else [])) for f in rows],
+        ["Rank", "Image", "Label", "Prediction", "Confidence", *(["Nearest training cases"] if some else [])])
     cards = sample_cards(results, group)
     return section(grid, fold(f"The list ({len(rows)})", listed), f"<p>What the network looked at in the first of them ({HOW_TO_READ}):</p>{cards}" if cards else "<p>None of these was explained: this run asked for no gallery image (<code>explain.n_gallery</code>).</p>")
 

@@ -91,6 +91,18 @@ def _part_in_training(
     return ""
 
 
+def _speaking_against(results:Results) -> list[str]:
+    "Say what the audit and the slices found that a figure must not be quoted without."
+    m, a, found = results.metrics, results.audit, []
+    if m.leaks and m.leaks.n_leaked:
+        now, then = (x.get("auc") for x in (m.leaks.of_all, m.leaks.without or {}))
+        found.append(f"{plural(m.leaks.n_leaked, 'image')} of the {m.split} split {'has' if m.leaks.n_leaked == 1 else 'have'} a copy in train" + (f"; without {'it' if m.leaks.n_leaked == 1 else 'them'} the AUC is {number(then.value)} instead of {number(now.value)}." if now and then else "."))
+    if a and a.n_conflicts: found.append(f"In {plural(a.n_conflicts, 'case')} the same image stands under different labels.")
+    worst = m.slices.worst.get("accuracy") if m.slices else None
+    if worst and worst.get("worse"): found.append(f"It is worse on some images than luck allows: accuracy {number(worst['value'])} on the {plural(worst['n'], 'image')} with {worst['name']}.")
+    return found
+
+
 def warnings_of(
     results:Results, # The run
 ) -> str:            # HTML; empty when there is nothing to warn of
@@ -104,6 +116,7 @@ def warnings_of(
     if auc and auc.low is not None and auc.low <= 0.5: found.append("The interval of the AUC holds 0.5: that the network knows anything of these classes is not shown.")
     if d.task != "multi-label" and right and right.low is not None and right.low <= max(counts) / m.n: found.append(f"Always answering “{m.per_class[counts.index(max(counts))].name}” would be right in {100 * max(counts) / m.n:.0f} % of these images; that the network does better is not shown.")
     if (cams := cam_names(results)) and min(results.model.cam_map_size) < 4: found.append(f"{cams} {'read' if ' and ' in cams else 'reads'} a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
+    found += _speaking_against(results)
     if absent := [c.name for c in m.per_class if c.support == 0]: found.append(f"No image of {', '.join(absent)} in this split: figures averaged over classes leave it out.")
     return note(*found, warn=True) if found else ""
 
@@ -264,7 +277,8 @@ def _card_of_model(results:Results) -> list[str]:
     use = "Research and teaching: to study how a classifier of small medical images behaves and what explanation methods say about it.\n\nOut of scope: diagnosis, screening, triage, or any decision about a patient. It was not validated for clinical use and has no regulatory approval."
     relevant = {"synthetic": "None of people, places or devices: the images are drawn by a program.", "published": "Relevant: who was imaged, where, and on which device; none of that is recorded in the data file, so figures cannot be broken down by it.",
                 "own": "Relevant: who was imaged, where, and on which device; that is not known to xaimed, so figures are not broken down by it."}[origin(d)]
-    factors = f"{relevant} Evaluated: figures are broken down by {'label' if d.task == 'multi-label' else 'class'} only."
+    by = ["label" if d.task == "multi-label" else "class", *(dict.fromkeys(r.column for r in results.metrics.slices.slices) if results.metrics.slices else ())]
+    factors = f"{relevant} Evaluated: figures are broken down by {', '.join(by)}."
     return ["## Model details", details, "## Intended use", use, "## Factors", factors]
 
 
@@ -300,7 +314,10 @@ def _card_of_limits(results:Results) -> list[str]:
     cams = cam_names(results)
     reads = f" {cams} read{'' if ' and ' in cams else 's'} `{results.model.cam_layer}`, a map of {cells} cells." if cams else ""
     caveats = f"Explanations are approximations: they show what a method attributes the score to, not why a finding is there.{reads}\n\nThis is one training run with one seed. Repeat it with other seeds before comparing it with anything, and on images from elsewhere before believing it."
-    return ["## Ethical considerations", ethics, "## Caveats and recommendations", caveats]
+    m = results.metrics
+    parts = [("Data audit", results.audit), ("Slices", m.slices), ("Worse images", m.robustness), ("Images from elsewhere", m.strangers), ("Other trainings", m.ensemble)]
+    against = bullets((name, " ".join(part.words)) for name, part in parts if part and part.words)
+    return ["## Ethical considerations", ethics, "## Caveats and recommendations", caveats, *(["### What speaks against the figures", against] if against else [])]
 
 # %% ../nbs/05_report.ipynb #17751f84
 def outside_resources(
