@@ -506,7 +506,7 @@ def audit(
     scorer, suspects, n_suspects = _scored(p, c, task, k, most_fit, seed)
     for s in suspects: s |= dict(label_name=_called(s["question"], s["label"], classes), suggested_name=_called(s["question"], s["suggested"], classes))
     different = len(c.members)
-    if c.compared < different: notes.append(f"Near copies were looked for among {c.compared} of {different} different images, drawn by seed: about {(c.compared / different)**2:.0%} of the pairs.")
+    if c.compared < different: notes.append(f"Near copies were looked for among {c.compared} of {different} different images, drawn by seed: about {100 * (c.compared / different)**2:.0f} % of the pairs.")
     if c.flat: notes.append(f"{c.flat} different images have almost no contrast and were not compared for near copies.")
     if c.left_out: notes.append(f"{c.left_out} more pairs were alike than are kept: the images of this set look too much alike for this search.")
     if scorer["n"] < len(p.split): notes.append(f"Labels were judged on {scorer['n']} of {len(p.split)} images, drawn by seed.")
@@ -563,7 +563,7 @@ def audit_words(
     words.append(f"Near copies (likeness at least {a['settings']['likeness']:.3f}, detail at least {a['settings']['detail']:.2f}): {_count(a['n_near_pairs'], 'pair')}"
                  + (f", {a['n_near_across']:,} across splits, {a['n_near_mirrored']:,} mirrored." if a["n_near_pairs"] else ", mirrored or not."))
     for name, n in a["n_leaked"].items():
-        words.append(f"{n:,} of {a['n'][name]:,} {name} images ({n / a['n'][name]:.1%}) have a copy in train: figures on {name} should be given with and without them." if n else f"No {name} image has a copy in train.")
+        words.append(f"{n:,} of {a['n'][name]:,} {name} images ({100 * n / a['n'][name]:.1f} %) have a copy in train: figures on {name} should be given with and without them." if n else f"No {name} image has a copy in train.")
     words.append(f"The same image under different labels: {_count(a['n_conflicts'], 'case')}.")
     words += [f"The {name} split has no image to judge these classes by: {', '.join(a['classes'][k] for k in lacking)}." for name, lacking in a["absent_classes"].items()] or ["Every class occurs in every split."]
     return words + _shift_words(a) + [_suspect_words(a)] + list(a["notes"])

@@ -162,7 +162,7 @@ def ensemble_words(
     c, g = report["comparison"]["auc"], report["nll_gain"]
     if c["low"] is not None: said.append(f"Against the run itself the mean of all changes the AUC by {c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f}): " + ("a difference." if c["low"] > 0 or c["high"] < 0 else "no clear difference."))
     if g["low"] is not None: said.append(f"The negative log-likelihood falls by {g['value']:.3f} per image ({g['low']:.3f} to {g['high']:.3f}).")
-    said.append(f"On average {report['uncertainty']['disagreement']:.1%} of the trainings decide otherwise than all together.")
+    said.append(f"On average {100 * report['uncertainty']['disagreement']:.1f} % of the trainings decide otherwise than all together.")
     return said + [_order_words(report["orders"])]
 
 # %% ../nbs/03_ensemble.ipynb #19630edc
@@ -241,5 +241,5 @@ def dropout_words(
     "What the masks say, in sentences."
     r, u = report, report["uncertainty"]
     said = [] if r["trained_with_dropout"] else [f"The network was trained without dropout: p = {r['p']:g} is a guess, and the size of the uncertainty is one too. Only the order of the images may mean something."]
-    said.append(f"With {r['p']:.0%} of the features switched off, {r['n_passes']} times: mutual information {u['mutual_information']:.3f} nats on average, of a total of {u['total']:.3f}; the mean decides {r['changed']:.1%} of the {r['n']} images otherwise than the network.")
+    said.append(f"With {100 * r['p']:.0f} % of the features switched off, {r['n_passes']} times: mutual information {u['mutual_information']:.3f} nats on average, of a total of {u['total']:.3f}; the mean decides {100 * r['changed']:.1f} % of the {r['n']} images otherwise than the network.")
     return said + [_order_words(r["orders"])]

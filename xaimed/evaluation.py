@@ -50,14 +50,14 @@ def class_table(
     many:bool=False, # Whether the classes are labels of a multi-label task
 ) -> str:            # HTML
     "Show the figures of every class, each with its interval below it."
-    columns = {"auc_per_class": "AUC", "auprc_per_class": "AUPRC", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
+    columns = {"auc_per_class": "AUC", "sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
     def cell(name:str, k:int) -> Markup:
         row = metrics.row(name, k)
         return Markup(escaped(row.value if row else None) + ("" if ends_words(row) == "–" else f"<small>{ends_words(row)}</small>"))
     if metrics.intervals.rows: rows = [(c.name, c.support, *(cell(name, k) for name in columns), c.f1) for k, c in enumerate(metrics.per_class)]
     else: rows, columns = [(c.name, c.support, c.auc, c.recall, c.precision, c.f1) for c in metrics.per_class], {"auc": "AUC", "recall": "Sensitivity", "precision": "PPV"}
     return table(rows, ["Label" if many else "Class", "Images", *columns.values(), "F1"], caption=f"By {'label' if many else 'class'}, one against the rest, on {plural(metrics.n, 'image')} of the {metrics.split} split, 95 % intervals below: "
-        "Wilson's for shares, the bootstrap's for AUC and AUPRC. Sensitivity is also called recall, PPV (positive predictive value) precision. A dash: not defined, for want of images of the class or of predictions of it.")
+        "Wilson's for shares, the bootstrap's for AUC. Sensitivity is also called recall, PPV (positive predictive value) precision. A dash: not defined, for want of images of the class or of predictions of it.")
 
 
 def published_section(
@@ -211,7 +211,7 @@ def leaks_part(
 ) -> str:             # HTML
     "Say what the images with a copy in train do to the figures."
     if leaks is None: return ""
-    if not leaks.n_leaked: return note(f"No {split} image has a copy in train that the audit could find.")
+    if not leaks.n_leaked: return ""                                  # the audit says so
     if leaks.without is None: return note(f"Every {split} image has a copy in train: these figures are of memory.", warn=True)
     titles = {"auc": "AUC", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
     rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k))) for k, v in leaks.of_all.items()]
@@ -256,8 +256,8 @@ def drift_part(
     words = [f"{titles.get(name, name)}. " + " ".join(d.get("words", [])) for name, d in card.drift.items()]
     rows = [(titles.get(name, name), s["severity"], s.get("stayed_correlation"), s.get("changed_correlation"), f"{100 * (s.get('share_changed') or 0):.0f} %", (d.get("chance") or {}).get("mean")) for name, d in card.drift.items() for s in d["by_severity"]]
     n = next(iter(card.drift.values()))["n"]
-    return "<h3>Do the explanations stay?</h3>" + note(*words) + table(rows, ["Method", "Severity", "Answer stayed", "Answer changed", "Changed", "Another image"], css="xr-sticky",
-        caption=f"Rank correlation of a map with the map of the same image when clean, mean over corruptions, {plural(n, 'image')}. “Another image”: the correlation of the maps of two different images, the level at which nothing is left.")
+    return "<h3>Do the explanations stay?</h3>" + table(rows, ["Method", "Severity", "Answer stayed", "Answer changed", "Changed", "Another image"], css="xr-sticky",
+        caption=f"Rank correlation of a map with the map of the same image when clean, mean over corruptions, {plural(n, 'image')}. “Another image”: the correlation of the maps of two different images, the level at which nothing is left.") + fold("In words, method by method", note(*words))
 
 
 def strangers_section(

@@ -520,7 +520,7 @@ def write_cases(
     at = {int(i): k for k, i in enumerate(train.index)}
     for i in progress(range(len(shown)), desc="nearest cases"):
         said = f"image {shown.index[i]}\n{shown.classes[shown.target[i]]} {shown.probability[i]:.2f}\nlabel: {shown.label_name(i)}"
-        drawn = neighbours_figure({shown.index[i]: (picture(shown.images[i]), said)}, cases, lambda case: picture(train.images[at[case]].cpu().numpy()), title="Nearest training cases")
+        drawn = neighbours_figure({shown.index[i]: (picture(shown.images[i]), said)}, cases, lambda case: picture(train.images[at[case]].cpu().numpy()), ncols=2)
         save_figure(drawn, folder / f"sample_{shown.index[i]:05d}_neighbours.png")
 
 def warnings_of(

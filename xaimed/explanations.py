@@ -85,10 +85,10 @@ def cases_part(
     "Show the training cases nearest to an image: the explanation by example."
     cases = [c for c in results.neighbours if c.index == index]
     if not cases: return ""
-    far = f" None of them is near: of the training images, {100 * cases[0].typicality:.0f} % are as far from their nearest." if cases[0].typicality is not None and cases[0].typicality <= 0.05 else ""
+    far = f" None of them is near: {'fewer than 1' if cases[0].typicality < 0.01 else f'only {100 * cases[0].typicality:.0f}'} % of the training images are as far from their nearest." if cases[0].typicality is not None and cases[0].typicality <= 0.05 else ""
     words = "Nearest training cases: " + "; ".join(f"{c.label_name} (train {c.case}, similarity {number(c.similarity, 2)})" for c in cases) + "." + far
     sheet = results.path(f"explain/{results.run}/sample_{index:05d}_neighbours.png")
-    return f"<figure>{image(sheet, f'Image {index} and its nearest training cases') if sheet.exists() else ''}<figcaption>{escaped(words)}</figcaption></figure>"
+    return f"<figure>{image(sheet, f'Image {index} and its nearest training cases') if sheet.exists() else ''}<figcaption class='xr-flags'>{escaped(words)}</figcaption></figure>"
 
 
 def cases_section(

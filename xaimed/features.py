@@ -484,7 +484,7 @@ def ood_words(
     said = []
     if scores:
         best = max(scores, key=lambda r: r["auc"]["value"])
-        said.append(f"{best['title']} tells {inside} from {outside} best of {len(scores)} scores: {figure(best)}, n {best['n_inside']} and {best['n_outside']}. At the threshold that keeps {best['recall']:.0%} of the former, {best['false_positive_rate']['value']:.0%} of the latter pass.")
+        said.append(f"{best['title']} tells {inside} from {outside} best of {len(scores)} scores: {figure(best)}, n {best['n_inside']} and {best['n_outside']}. At the threshold that keeps {100 * best['recall']:.0f} % of the former, {100 * best['false_positive_rate']['value']:.0f} % of the latter pass.")
         familiar = [r["title"] for r in scores if (r["auc"]["value"] if r["auc"]["high"] is None else r["auc"]["high"]) < .5]     # without an interval every resample agrees, or too few images forbid one
         if familiar: said.append(f"More familiar than {inside}, by {' and '.join(familiar)}: {outside}.")
     if not controls: return said + ["Without controls it is not known whether brightness or contrast alone would do."]

@@ -481,6 +481,7 @@ class Measure(Part):
     budget: str = Field("", description="Budget from which on it is measured")
     source: str = Field("", description="Where it was published")
     decisive: bool = Field(False, description="Whether it counts in the verdict")
+    share: bool = Field(False, description="Whether an image scores 0 or 1, so that the mean is a share of images")
 
 
 class Score(Interval):

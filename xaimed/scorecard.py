@@ -46,6 +46,7 @@ class Measure:
     source: str          # Where it was published
     decisive: bool=False # Counts in the verdict
     chance: Callable|None=None # (masks, *, options) -> level of a map without knowledge, per image
+    share: bool=False    # An image scores 0 or 1, and the mean is a share of images
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -56,7 +57,7 @@ class Measure:
     @property
     def facts(self) -> dict:
         "What a reader of the figures needs to know, as in verdict.json."
-        return {k: getattr(self, k) for k in ("name", "title", "family", "better", "passes", "budget", "source", "decisive")}
+        return {k: getattr(self, k) for k in ("name", "title", "family", "better", "passes", "budget", "source", "decisive", "share")}
 
 def _options(function): return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
@@ -74,13 +75,14 @@ def measure(
     budget:str="cheap", # "cheap" or "full"
     decisive:bool=False, # Counts in the verdict
     chance:Callable|None=None, # Level of a map without knowledge
+    share:bool=False,  # Whether an image scores 0 or 1
 ) -> Callable:         # Decorator that leaves the function as it is
     "Put a measure into `MEASURES`."
     for what, value, known in (("family", family, FAMILIES), ("direction", better, ("higher", "lower")), ("budget", budget, ("cheap", "full"))):
         if value not in known: raise unknown(what, value, known)
     def keep(function):
         if name in MEASURES and MEASURES[name].title != title: raise ValueError(f"the measure {name!r} is already registered as {MEASURES[name].title}; choose another name")
-        MEASURES[name] = Measure(name, title, family, function, better, passes, budget, source, decisive, chance)
+        MEASURES[name] = Measure(name, title, family, function, better, passes, budget, source, decisive, chance, share)
         return function
     return keep
 
@@ -259,7 +261,7 @@ def average_drop(
     before, after = _kept_of(kept, model, x, target, maps, output, batch_size)
     return (before - after).clamp_min(0) / before.clamp_min(torch.finfo(before.dtype).tiny)
 
-@measure("average_increase", title="Average increase", family="faithfulness", better="higher", passes="2", source="Chattopadhay et al. 2018, arXiv:1710.11063")
+@measure("average_increase", title="Average increase", family="faithfulness", better="higher", passes="2", source="Chattopadhay et al. 2018, arXiv:1710.11063", share=True)
 def average_increase(
     model:nn.Module, x:Tensor, target:Tensor|int, maps:Tensor, # As in `curves`
     *,
@@ -767,7 +769,7 @@ def pointing_game_chance(
     return area_share(widen(masks, _tolerance(masks, tolerance)))
 
 @measure("pointing_game", title="Pointing game", family="localisation", better="higher", passes="0", source="Zhang et al. 2018, arXiv:1608.00507",
-         chance=pointing_game_chance)
+         chance=pointing_game_chance, share=True)
 def pointing_game(
     model:nn.Module,      # Not used
     x:Tensor,             # Images, shape (B, C, H, W): each breaks ties by a stream of its own

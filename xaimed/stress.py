@@ -213,6 +213,7 @@ def neighbours_figure(
     cases:dict[int, list[dict]],       # By index, from `read_neighbours`
     picture:Callable[[int], Any],      # Index in train -> its image (H, W) or (H, W, 3)
     *,
+    ncols:int|None=None,               # Pictures side by side; an image and its cases when None
     title:str|None=None,
 ) -> Figure:
     "Each image and, beside it, its nearest training cases."
@@ -221,7 +222,7 @@ def neighbours_figure(
         if i not in cases: continue
         shown += [image, *(picture(c["case"]) for c in cases[i])]
         titles += [words, *(f"{c['label_name']}\ntrain {c['case']}\nsimilarity {c['similarity']:.2f}" for c in cases[i])]
-    return image_grid(shown, titles, ncols=k + 1, title=title, empty="no image to compare")
+    return image_grid(shown, titles, ncols=ncols or k + 1, title=title, empty="no image to compare")
 
 # %% ../nbs/03_stress.ipynb #93a8fe5a
 def member_options(

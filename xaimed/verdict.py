@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.stats import bootstrap, rankdata
 
 from .config import plain, unknown
+from .intervals import wilson_interval
 
 # %% ../nbs/04_verdict.ipynb #a3e6ed7b
 @dataclass(frozen=True)
@@ -211,12 +212,15 @@ def scores(
     *,
     seed:int=0,
 ) -> dict[str, dict[str, dict]]:  # By method, then measure: mean, low, high, n, chance
-    "Mean, interval and chance level of every method by every measure."
+    "Mean, interval (Wilson's for shares of images) and chance level of every method by every measure."
     names, scales = [m["name"] for m in methods], [m["name"] for m in measures]
     values = block(table, names, scales)
     chance = block(table, names, scales, column="chance")
     there = np.isfinite(values) & np.isfinite(chance)
     found, n = interval(values, seed=seed), there.sum(2)
+    for j in (j for j, m in enumerate(measures) if m.get("share")):      # a share of 12 of 12 is no certainty
+        hits = np.where(np.isfinite(values[:, j]), values[:, j], 0).sum(1)
+        found.low[:, j], found.high[:, j] = wilson_interval(hits, found.n[:, j])[1:3]
     level = np.where(n > 0, np.where(there, chance, 0).sum(2) / np.maximum(n, 1), np.nan)
     return {name: {scale: {"mean": found.mean[i, j], "low": found.low[i, j], "high": found.high[i, j], "n": int(found.n[i, j]), "chance": level[i, j]}
                    for j, scale in enumerate(scales)} for i, name in enumerate(names)}
