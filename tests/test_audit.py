@@ -489,9 +489,49 @@ def test_order_of_images_does_not_matter(planted, found):
 
 def test_words_say_what_was_found_and_what_was_not(found, clean):
     text = " ".join(au.audit_words(found))
-    for part in ("2 groups of equal images with 4 images, 1 group across splits", "3 pairs, 3 across splits, 1 mirrored", "2 of 40 test images (5.0%) have a copy in train", "different labels: 1 case.", "Every class occurs"): assert part in text
+    for part in ("2 groups of equal images with 4 images, 1 group across splits", "3 pairs, 3 across splits, 1 mirrored", "2 of 40 test images (5.0 %) have a copy in train", "1 of 40 test images have a copy in val, which chooses the epoch, the threshold and the recalibration.", "different labels: 1 case.", "Every class occurs"): assert part in text
     text = " ".join(au.audit_words(au.audit({"train": clean["train"], "test": (clean["test"][0], np.zeros(40))}, "binary", NAMES)))
-    for part in ("Exact copies: no groups", "no pairs, mirrored or not", "No test image has a copy in train", "different labels: no cases", "no image to judge these classes by: spiculated", "mix of classes in test differs"): assert part in text
+    for part in ("Exact copies: no groups", "none found, mirrored or not", "No copy of a test image was found in train (equal, or alike up to a left-right mirror).", "different labels: none found.", "no image to judge these classes by: spiculated", "mix of classes in test differs"): assert part in text
+
+
+@pytest.mark.parametrize("row, said", [
+    (dict(auc=0.517, low=0.45, high=0.58), "val images are not shown to differ from train images (a simple model tells them apart with an AUC of 0.52, 95 % interval 0.45 to 0.58; 0.5 is no difference)."),
+    (dict(auc=0.5, low=None, high=None), "val images are not shown to differ from train images (a simple model tells them apart with an AUC of 0.50; 0.5 is no difference)."),
+    (dict(auc=0.7, low=0.6, high=0.8), "A simple model can tell val images from train images (AUC 0.70, 95 % interval 0.60 to 0.80; 0.5 is no difference): the splits do not look the same.")])
+def test_a_shift_that_was_not_found_is_not_denied(row, said):
+    assert au._shift_words(dict(shift={"val": row}, task="binary", counts={"train": [5, 5], "val": [5, 5]})) == [said]
+
+
+def test_copies_between_val_and_test_are_found_with_and_without_train(clean):
+    s = {k: (x.copy(), y.copy()) for k, (x, y) in clean.items()}
+    s["test"][0][:15], s["test"][1][:15] = s["val"][0][:15], s["val"][1][:15]
+    s["test"][0][20], s["test"][0][21] = again(s["val"][0][30:31])[0], s["val"][0][31][..., ::-1]
+    s["test"][0][25] = s["train"][0][3]
+    index = {k: 500 + np.arange(len(x)) for k, (x, _) in s.items()}
+    a = au.audit(s, "binary", NAMES, index=index)
+    from_val = [500 + i for i in [*range(15), 20, 21]]
+    assert a["leaked_val"] == from_val and a["n_leaked_val"] == 17 and a["n_leaked"] == {"val": 0, "test": 1}
+    assert au.leaked(a, "test") == [525] and au.leaked(a, "test", also_val=True) == [*from_val, 525]
+    assert au.leaked(a, "val", also_val=True) == au.leaked(a, "train", also_val=True) == []
+    assert "17 of 40 test images have a copy in val" in " ".join(au.audit_words(a))
+    only = au.audit({k: s[k] for k in ("val", "test")}, "binary", NAMES)
+    assert only["leaked_val"] == [*range(15), 20, 21] and only["leaked"] == {} and au.leaked(only, "test", also_val=True) == only["leaked_val"]
+    for names in (("train", "test"), ("train", "val")):
+        none = au.audit({k: s[k] for k in names}, "binary", NAMES)
+        assert none["leaked_val"] == [] and none["n_leaked_val"] == 0 and not any("copy in val" in w for w in au.audit_words(none))
+
+
+def test_an_image_in_train_and_val_is_counted_once(clean):
+    s = {k: (x.copy(), y.copy()) for k, (x, y) in clean.items()}
+    s["val"][0][2] = s["test"][0][6] = s["train"][0][1]
+    a = au.audit(s, "binary", NAMES)
+    assert a["leaked"]["test"] == a["leaked_val"] == au.leaked(a, "test", also_val=True) == [6]
+
+
+def test_an_earlier_audit_does_not_pass_for_one_without_copies_in_val(found):
+    earlier = {k: v for k, v in found.items() if k != "leaked_val"}
+    assert au.leaked(earlier, "test") == [5, 7] and au.leaked(found, "test", also_val=True) == [5, 7, 9]
+    with pytest.raises(ValueError, match="run it again"): au.leaked(earlier, "test", also_val=True)
 
 
 def test_sheet_says_when_there_is_nothing(clean):

@@ -118,25 +118,62 @@ def slow_band(has, s, stratified, seed, at):
     return np.quantile(found, [.025, .975])
 
 
+def least(has, s, band, at):
+    "The narrowest ends at one point, counted anew from the images: Wilson's interval, widened where the threshold may lie beyond all images of a side."
+    P, N = int(has.sum()), int((~has).sum())
+    if band is cv.roc_band:
+        w = wilson_interval(round(P * band(has, s, n_resamples=100).y[round(at * 100)]), P)
+        return 0 if (1 - at) ** N > .025 else w.low, 1 if at ** N > .025 else w.high
+    t = max(t for t in s if (has & (s >= t)).sum() >= max(1, at * P - 1e-9))
+    w = wilson_interval((has & (s >= t)).sum(), (s >= t).sum())
+    if (1 - at) ** P > .025: return 0, 1
+    return min(w.low, wilson_interval(P, P + N).low) if at ** P > .025 else w.low, w.high
+
+
 @pytest.mark.parametrize("kind", ["random", "ties"])
 def test_bands_agree_with_their_definition(kind):
     has, s = one_side(kind, 120, 2)
     for band, stratified, at in ((cv.roc_band, True, .2), (cv.roc_band, True, .5), (cv.precision_recall_band, False, .4), (cv.precision_recall_band, False, .8)):
-        c = band(has, s, n_resamples=1500)
-        np.testing.assert_allclose([c.low[int(at * 100)], c.high[int(at * 100)]], slow_band(has, s, stratified, 7, at), atol=.04)
+        c, (low, high), w = band(has, s, n_resamples=1500), slow_band(has, s, stratified, 7, at), least(has, s, band, at)
+        np.testing.assert_allclose([c.low[round(at * 100)], c.high[round(at * 100)]], [min(low, w[0]), max(high, w[1])], atol=.04)
 
 
-def test_a_band_covers_what_is_promised_at_one_point():
-    "150 data sets from one known model: the true sensitivity at a false positive rate of .2, and the true precision at a recall of .5."
-    rng, inside = np.random.default_rng(0), np.zeros(2)
-    truth = norm.cdf(1.2 + norm.ppf(.2)), .3 * .5 / (.3 * .5 + .7 * norm.sf(1.2))
-    for k in range(150):
-        n = rng.binomial(150, .3)
-        images = normal(rng, n, 150 - n)
-        for j, (band, at) in enumerate(((cv.roc_band, 2), (cv.precision_recall_band, 5))):
-            c = band(*images, n_resamples=200, n_points=11, level=.9, seed=k)
-            inside[j] += c.low[at] <= truth[j] <= c.high[at]
-    assert ((inside / 150 > .82) & (inside / 150 < .97)).all()
+@pytest.mark.parametrize("kind", ["random", "ties", "saturated"])
+def test_a_band_is_at_least_wilsons_interval_everywhere(kind):
+    has, s = one_side(kind, 40, 3)
+    for band in (cv.roc_band, cv.precision_recall_band):
+        c = band(has, s, n_resamples=100)
+        ends = np.array([least(has, s, band, at) for at in c.x])
+        assert (c.low <= ends[:, 0] + 1e-12).all() and (c.high >= ends[:, 1] - 1e-12).all() and (c.low < c.high).all()
+
+
+def test_widening_by_hand():
+    "Ten positives above all forty negatives: Wilson's 10 of 10, and nothing below where .975 = 1 - (1 - x)**40, from .0881 on."
+    easy = np.r_[np.ones(10), np.zeros(40)]
+    roc, pr = cv.roc_band(easy, easy), cv.precision_recall_band(easy, easy)
+    ten = wilson_interval(10, 10).low
+    assert (roc.low[:9] == 0).all() and np.allclose(roc.low[9:], ten) and (roc.high == 1).all()
+    assert (pr.low[:31] == 0).all() and (pr.high == 1).all()                      # (1 - r)**10 > .025 up to r = .3085
+    assert np.allclose(pr.low[31:70], ten)                                       # all ten have one score
+    assert np.allclose(pr.low[70:], wilson_interval(10, 50).low)                  # r**10 > .025 from r = .6915: calling all is not excluded
+    worst = cv.roc_band(1 - easy, easy)                                           # nothing found until every negative is called
+    assert (worst.low[:-1] == 0).all() and np.allclose(worst.high[:70], wilson_interval(0, 40).high) and (worst.high[70:] == 1).all()
+
+
+RATES, RECALLS = np.array([0, .05, .1, .3, .5, .8, 1]), np.array([0, .05, .1, .3, .5, .8, .95, 1])
+
+@pytest.mark.parametrize("p, n, d", [(20, 60, 2), (20, 60, .5), (10, 100, 1)])
+def test_a_band_covers_what_is_promised_at_many_points(p, n, d):
+    "200 data sets from a known model. The share of images with the class is itself drawn for precision, and fixed for the ROC."
+    rng, inside = np.random.default_rng(0), [np.zeros(len(RATES)), np.zeros(len(RECALLS))]
+    found, wrong = RECALLS * p / (p + n), norm.sf(norm.isf(RECALLS) + d) * n / (p + n)
+    truth = norm.cdf(d + norm.ppf(RATES)), np.r_[1, found[1:] / (found[1:] + wrong[1:])]
+    for seed in range(200):
+        m = int(np.clip(rng.binomial(p + n, p / (p + n)), FEWEST, None))
+        for k, (band, grid, images) in enumerate(((cv.roc_band, RATES, normal(rng, p, n, d)), (cv.precision_recall_band, RECALLS, normal(rng, m, p + n - m, d)))):
+            c, at = band(*images, n_resamples=200, n_points=21, seed=seed), (grid * 20).round().astype(int)
+            inside[k] += (c.low[at] - 1e-9 <= truth[k]) & (truth[k] <= c.high[at] + 1e-9)
+    assert min(v.min() for v in inside) / 200 >= .9, inside
 
 
 def test_a_band_holds_its_curve_widens_with_the_level_and_keeps_its_seed():
@@ -144,7 +181,7 @@ def test_a_band_holds_its_curve_widens_with_the_level_and_keeps_its_seed():
     for band in (cv.roc_band, cv.precision_recall_band):
         c, wide, again, other = band(*images), band(*images, level=.99), band(*images), band(*images, seed=1)
         assert (c.low <= c.high).all() and ((c.low <= c.y) & (c.y <= c.high)).mean() > .97 and (c.high - c.low).mean() > .05
-        assert (wide.low <= c.low).all() and (wide.high >= c.high).all() and (wide.high - wide.low).mean() > 1.15 * (c.high - c.low).mean() and np.array_equal(c.y, wide.y)
+        assert (wide.low <= c.low).all() and (wide.high >= c.high).all() and (wide.high - wide.low).mean() > 1.1 * (c.high - c.low).mean() and np.array_equal(c.y, wide.y)
         assert all(np.array_equal(a, b) for a, b in zip(c, again)) and not np.array_equal(c.low, other.low) and np.array_equal(c.y, other.y)
     assert (np.diff(cv.roc_band(*images).low) >= -1e-12).all()                   # quantiles of rising curves rise
     many = normal(np.random.default_rng(1), 400, 800)
@@ -156,8 +193,8 @@ def test_precision_is_drawn_from_all_images_and_sensitivity_within_its_side():
     has, s = np.r_[np.ones(30), np.zeros(70)], np.full(100, .5)
     c = cv.precision_recall_band(has, s, n_resamples=2000)
     np.testing.assert_allclose([c.low[-1], c.high[-1]], [.21, .39], atol=.02)    # binomial, 100 of .3
-    roc = cv.roc_band(*normal(np.random.default_rng(0), 7, 70), n_resamples=201, level=.9)       # the ends are the 11th of 201 draws, not between two
-    assert all(np.allclose(7 * end, (7 * end).round()) for end in (roc.low, roc.high)) and roc.low[-1] == roc.high[-1] == 1
+    roc = cv.roc_band(has, s)
+    assert [roc.low[50], roc.high[50]] == pytest.approx(wilson_interval(15, 30)[1:3])    # the diagonal, half of 30, without spread of its own
 
 
 def test_a_draw_without_a_positive_is_left_out_of_the_band():
@@ -175,15 +212,11 @@ def test_too_few_images_have_a_curve_and_no_band(p, n):
     assert np.isfinite(cv.roc_band(*normal(np.random.default_rng(0), FEWEST, 40)).low).all()
 
 
-def test_no_side_no_curve_and_nothing_that_varies_no_band():
+def test_no_side_no_curve():
     for has in ([1, 1, 1], [0, 0, 0], [0]):
         roc, pr = cv.roc_band(has, np.linspace(0, 1, len(has))), cv.precision_recall_band(has, np.linspace(0, 1, len(has)))
         assert np.isnan(roc.y).all() and np.isnan(roc.area) and np.isnan(pr.low).all()
         assert (pr.y == 1).all() and pr.area == 1 if has[0] else np.isnan(pr.y).all() and np.isnan(pr.area)
-    easy = np.r_[np.ones(10), np.zeros(30)]
-    for band in (cv.roc_band, cv.precision_recall_band):
-        c = band(easy, easy)
-        assert (c.y == 1).all() and c.area == 1 and np.isnan(c.low).all()
 
 
 @quick

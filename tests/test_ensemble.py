@@ -133,6 +133,22 @@ def test_report_in_every_task(task):
     assert len(words) == 6 and "4 trainings" in words[0] and "order" in words[-1]
 
 
+@pytest.mark.parametrize("gain, said", [
+    ((.251, .2, .3), "falls by 0.251 per image (0.200 to 0.300)."), ((-.251, -.3, -.2), "rises by 0.251 per image (0.200 to 0.300)."),
+    ((.01, -.02, .04), "changes by -0.010 per image (-0.040 to +0.020): no clear difference."), ((0, 0, 0), "changes by +0.000 per image: no clear difference."),
+    ((-1e-9, -2e-9, 1e-9), "changes by +0.000 per image: no clear difference."), ((.1, 0, .2), "changes by -0.100 per image (-0.200 to +0.000): no clear difference.")])
+def test_words_say_which_way_the_likelihood_goes(gain, said):
+    assert en._nll_words(dict(zip(("value", "low", "high"), gain))) == "The negative log-likelihood " + said
+
+
+def test_words_when_the_others_are_worse_and_when_they_are_the_same():
+    y, p = case("binary", m=1, n=60, seed=1)
+    worse = " ".join(en.ensemble_words(en.ensemble_report(y, np.concatenate([p, 1 - p.clip(.001, .999)]), "binary", [0, 1], n_resamples=100)))
+    assert "log-likelihood rises by" in worse and "by -" not in worse.split("log-likelihood")[1]
+    same = " ".join(en.ensemble_words(en.ensemble_report(y, np.repeat(p, 2, 0), "binary", [0, 1], n_resamples=100)))
+    assert "changes the AUC by +0.000: no clear difference" in same and "changes by +0.000 per image: no clear difference" in same and "000 to" not in same
+
+
 def test_figures_as_scikit_learn_gives_them():
     y, p = case("multi-class", m=2, n=80, seed=3)
     r = en.ensemble_report(y, p, "multi-class", [0, 1], n_resamples=100)
@@ -244,8 +260,18 @@ def test_network_is_left_as_found():
     assert np.allclose(en.mc_dropout(net, data, p=0, n_passes=1)[0], logits, atol=1e-4)                # batch norm is in evaluation mode
 
 
-def test_whether_there_is_dropout():
-    assert not en.uses_dropout(nn.Sequential(nn.Linear(2, 2))) and not en.uses_dropout(nn.Sequential(nn.Dropout(0))) and en.uses_dropout(nn.Sequential(nn.Dropout2d(.1), nn.Linear(2, 2)))
+@pytest.mark.parametrize("layers, p", [
+    ([nn.Linear(2, 2)], None), ([nn.Dropout(.2), nn.Linear(2, 2)], .2), ([nn.Dropout(.5), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)], None),      # dropout before another layer
+    ([nn.Linear(2, 3), nn.ReLU(), nn.Dropout(.3), nn.Linear(3, 2)], .3), ([nn.Dropout(.5), nn.ReLU(), nn.Linear(2, 2)], None), ([nn.Dropout2d(.2), nn.Linear(2, 2)], None),
+    ([nn.Sequential(nn.Dropout(.2), nn.Linear(2, 2)), nn.Softmax(1)], .2), ([nn.Dropout(.2), nn.Linear(2, 2), nn.Identity()], None), ([nn.Sequential(nn.Linear(2, 2), nn.Dropout(.2), nn.ReLU()), nn.Linear(2, 2)], None)])
+def test_only_dropout_before_the_head_counts(layers, p):
+    net = nn.Sequential(*layers)
+    assert en.head_dropout(net) == p and en.uses_dropout(net, .2) is (p == .2) and not en.uses_dropout(net, .25)
+
+
+def test_the_networks_here_have_no_dropout_before_the_head():
+    assert en.head_dropout(build_model("resnet10", 3, 3, image_size=16, seed=0)) is None
+    with pytest.raises(ValueError, match="has no nn.Linear"): en.head_dropout(nn.Sequential(nn.Dropout(.2)))
 
 
 def test_head_without_bias_and_in_training_with_dropout():
@@ -268,7 +294,7 @@ def test_dropout_report_in_every_task(task):
     own = en.member_probabilities(logits[None], task)[0]
     right = (predict_labels(own, task) == y).reshape(50, -1).all(1)
     assert r["orders"]["error"] == pytest.approx(1 - right.mean())                                        # the network's own decisions
-    assert "is a guess" in en.dropout_words(r)[0] and not any("guess" in w for w in en.dropout_words(r | dict(trained_with_dropout=True)))
+    assert "without dropout of p = 0.2 before its head: that p is a guess" in en.dropout_words(r)[0] and not any("guess" in w for w in en.dropout_words(r | dict(trained_with_dropout=True)))
     none = en.dropout_report(y, logits, np.stack([logits] * 3), task, p=0, trained_with_dropout=False, n_resamples=100)
     assert none["changed"] == 0 and none["uncertainty"]["mutual_information"] == pytest.approx(0, abs=1e-12) and next(o for o in none["orders"]["orders"] if o["name"] == "mutual_information")["aurc"] == pytest.approx(none["orders"]["error"])
 

@@ -1,5 +1,6 @@
 "Features, look-alikes and strangers: worked by hand, beside scikit-learn and pytorch-ood, properties, hooks gone after a fault, faults refused by name."
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -427,9 +428,21 @@ def test_a_new_set_is_one_function():
 def test_pixel_statistics_are_those_of_numpy():
     x = np.random.default_rng(0).integers(0, 256, (1500, 2, 3, 3), dtype=np.uint8)
     assert np.allclose(ft.pixel_statistics(x), np.stack([x.mean((1, 2, 3)), x.std((1, 2, 3))], 1))
+    for chunk in (1, 50, 10**6): assert np.array_equal(ft.pixel_statistics(x), ft.pixel_statistics(x, chunk=chunk))
+    assert np.array_equal(ft.pixel_statistics(x / 255, chunk=1), ft.pixel_statistics(x / 255))
     bank = x[:700]
     s, u = ft.pixel_scores(x, bank), ft.pixel_statistics(bank)
     assert list(s) == list(ft.CONTROLS) and np.allclose(s["brightness"], -np.abs(x.mean((1, 2, 3)) - u[:, 0].mean()) / u[:, 0].std()) and all((v <= 0).all() for v in s.values())
+
+
+def test_pixel_statistics_take_little_memory():
+    "40 images of 1024 pixels a side are 42 million values: 670 MB as whole numbers and their squares, 67 MB a chunk."
+    x = np.zeros((40, 1, 1024, 1024), np.uint8)
+    tracemalloc.start()
+    try:
+        ft.pixel_statistics(x)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally: tracemalloc.stop()
 
 
 # ---- the report
@@ -476,13 +489,38 @@ def test_report_of_other_sets_refuses(inside, outside, why):
     with pytest.raises(ValueError, match=why): ft.ood_report(inside, outside, n_resamples=100)
 
 
+def words_of(**figures):
+    "Words on scores with these values, lows and highs."
+    return ft.ood_words([dict(name=n, title=n, control=False, auc=dict(value=v, low=l, high=h), false_positive_rate=dict(value=.9), recall=.95, n_inside=40, n_outside=30, note="" if l else "no interval: why") for n, (v, l, h) in figures.items()], "a", "b")
+
+
+@pytest.mark.parametrize("figures, first", [
+    (dict(E=(.18, .1, .3), M=(.1, .05, .2)), "No score tells a from b beyond luck; the highest of 2 is E: AUC 0.180 (0.100 to 0.300), n 40 and 30; the best of 2 is chosen after the fact, which flatters it."),
+    (dict(E=(.6, .5, .7), M=(.1, .05, .2)), "No score tells a from b beyond luck; the highest of 2 is E: AUC 0.600 (0.500 to 0.700), n 40 and 30; the best of 2 is chosen after the fact, which flatters it."),
+    (dict(E=(.6, .501, .7), M=(.1, .05, .2)), "E tells a from b best of 2 scores: AUC 0.600 (0.501 to 0.700), n 40 and 30; the best of 2 is chosen after the fact, which flatters it."),
+    (dict(E=(.5, None, None)), "E, the only score, does not tell a from b beyond luck: AUC 0.500 (no interval: why), n 40 and 30."),
+    (dict(E=(.8, .7, .9)), "E, the only score, tells a from b: AUC 0.800 (0.700 to 0.900), n 40 and 30.")])
+def test_words_claim_a_difference_only_above_luck(figures, first):
+    assert words_of(**figures)[0] == first + " At the threshold that keeps 95 % of the former, 90 % of the latter pass."
+
+
+def test_strangers_beside_the_share_by_definition():
+    # P(X >= k) for 100 images at 0.05, scipy 1.16 binomtest: k 9: 0.0631, k 10: 0.0282
+    assert ft.strangers_words(9, 100) == "9 of 100 images (9.0 %) are farther from their nearest training case than 95 % of training cases are from theirs; about 5 % would be by definition."
+    assert ft.strangers_words(10, 100).endswith("about 5 % would be by definition, and this is more than luck allows.")
+    assert "luck" not in ft.strangers_words(0, 1) and "luck" not in ft.strangers_words(0, 200) and "luck" in ft.strangers_words(2, 2) and "1,200 of 2,000 images (60.0 %)" in ft.strangers_words(1200, 2000)
+    assert ft.strangers_words(np.int64(1), np.int64(1)).endswith(".")                        # 0.05 is not below 0.05
+    for k, n in ((0, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match=f"n_strangers is {k} and n {n}"): ft.strangers_words(k, n)
+
+
 def test_words_name_the_easy_set_first():
     rng = np.random.default_rng(0)
     a, b, far = rng.normal(0, 1, 80), rng.normal(.8, 1, 80), rng.normal(-9, 1, 80)
     easy = ft.ood_words(ft.ood_report({"energy": a, "pixels": a}, {"energy": b, "pixels": far}, n_resamples=100), "the test images", "noise")
     assert "More familiar than the test images, by Energy: noise." in easy and "proves little" in easy[-1]
     hard = ft.ood_words(ft.ood_report({"energy": a, "contrast": a}, {"energy": far, "contrast": a}, n_resamples=100), "the test images", "noise")
-    assert "Energy tells the test images from noise" in hard[0] and "0% of the latter pass" in hard[0] and hard[-1].startswith("The best pixel control reaches AUC 0.500")
+    assert "Energy, the only score, tells the test images from noise: AUC 1.000 (no interval: every resample gives the same figure), n 80 and 80. At the threshold that keeps 95 % of the former, 0 % of the latter pass." == hard[0] and hard[-1].startswith("The best pixel control reaches AUC 0.500")
     wholly = ft.ood_words(ft.ood_report({"energy": far}, {"energy": a}, n_resamples=100), "a", "b")
     assert "More familiar than a, by Energy: b." in wholly                                 # AUC 0 has no interval, and is the worst of all
     assert "Without controls" in ft.ood_words(ft.ood_report({"energy": a}, {"energy": b}, n_resamples=100), "a", "b")[-1]

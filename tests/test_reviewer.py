@@ -18,7 +18,7 @@ from xaimed.schema import load_results, origin
 quick = settings(max_examples=25, deadline=None, derandomize=True)
 NAMES = {"synthetic": "synthetic", "published": "pathmnist", "own": "my scans"}
 NEW = ("Curves and thresholds", "Where it is worse", "Worse images", "Images from elsewhere", "Other trainings", "Data audit", "Nearest training cases", "Reviewer's table")
-PARTS = {"audit": ("", "data checks"), "ensemble": ("metrics", "ensemble"), "operating": ("metrics", "thresholds"), "robustness": ("metrics", "robustness"), "strangers": ("metrics", "unfit images")}
+PARTS = {"audit": ("", "data checks"), "ensemble": ("metrics", "ensemble"), "operating": ("metrics", "thresholds"), "robustness": ("metrics", "robustness")}
 TRIPOD = "1 2 3a 3b 3c 4 5a 5b 6a 6b 6c 7 8a 8b 8c 9a 9b 9c 10 11 12a 12b 12c 12d 12e 12f 12g 13 14 15 16 17 18a 18b 18c 18d 18e 18f 19 20a 20b 20c 21 22 23a 23b 24 25 26 27a 27b 27c".split()
 NUMBERS = {"CLAIM": [str(n) for n in range(1, 45)], "TRIPOD+AI": TRIPOD, "METRICS": [str(n) for n in range(1, 31)]}
 
@@ -26,7 +26,8 @@ NUMBERS = {"CLAIM": [str(n) for n in range(1, 45)], "TRIPOD+AI": TRIPOD, "METRIC
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     "A finished run of every task kind, its explanations measured."
-    return {task: load_results(make_run(tmp_path_factory.mktemp("reviewer"), task, verdict=make_verdict(), examined=False)) for task in TASKS}
+    found = {task: load_results(make_run(tmp_path_factory.mktemp("reviewer"), task, verdict=make_verdict(), examined=False)) for task in TASKS}
+    return {task: changed(r, figures={**r.figures, "operating_curves": "eval/curves.png"}) for task, r in found.items()}
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_part_that_may_come_answers_only_when_it_is_there(run, name, empty):
 
 STRIPPED = [  # part, what it becomes, the facts that must not be answered any more
     ("metrics.intervals", dict(rows=[]), ("intervals", "intervals by class")), ("metrics", dict(calibration=None, ece=None), ("calibration", "recalibration")), ("metrics", dict(auc=None, accuracy=None), ("figures", "plots", "confusion matrix")),
-    ("metrics", dict(split="val"), ("test split",)), ("metrics.checkpoint", dict(which=None), ("choice of weights",)), ("", dict(figures={}), ("plots", "confusion matrix")), ("", dict(failures=[]), ("failures",)),
+    ("metrics", dict(split="val"), ("test split",)), ("metrics.checkpoint", dict(which=None), ("choice of weights",)), ("", dict(figures={}), ("plots", "confusion matrix")), ("", dict(figures=dict(reliability="", confusion_matrix="", curves="")), ("plots",)), ("", dict(failures=[]), ("failures",)),
     ("", dict(scorecard=None), ("explanations",)), ("", dict(explanations=[]), ("explanations",)), ("model", dict(layers=[]), ("network",)), ("model", dict(normalise={}), ("normalisation", "preprocessing")), ("training", dict(settings={}), ("training",)),
     ("dataset", dict(source=None), ("data source",)), ("dataset", dict(source="the user's own file"), ("data source",)), ("dataset", dict(licence="not stated"), ("data source",)), ("dataset.file", dict(official=None), ("splits", "data availability")), ("dataset.file", dict(official=False), ("splits", "data availability")),
     ("provenance", dict(versions={}, commit=None), ("software", "code")), ("provenance", dict(commit="0123456789ab+changes"), ("code",)), ("provenance", dict(options={}), ("options",)),
@@ -155,6 +156,35 @@ def test_sensitivity_without_specificity_is_not_enough(run):
 
 def test_a_run_without_mistakes_needs_no_look_at_them(run):
     assert state(changed(changed(run, failures=[]), "metrics", accuracy=1.0), "failures") == "not applicable"
+
+
+def test_only_mistakes_count_as_a_look_at_mistakes(run):
+    wrong, right = ([f for f in run.failures if f.group == g] for g in ("high_confidence_wrong", "low_confidence_correct"))
+    assert wrong and right
+    assert rv.FACTS["failures"](run).words == f"A gallery of {len(wrong)} mistakes, the surest first"
+    assert rv.FACTS["failures"](changed(run, failures=[*right, wrong[0]])) == rv.Answer("answered", "A gallery of 1 mistake, the surest first", "Failures")
+    assert rv.FACTS["failures"](changed(changed(run, failures=right), "metrics", accuracy=1.0)) == rv.Answer("not applicable", "no image was wrong")
+    assert rv.FACTS["failures"](changed(run, failures=right)) == rv.Answer("missing", "A look at the images that were wrong", "Failures")
+
+
+@pytest.mark.parametrize("gone", ["reliability", "operating_curves"])
+def test_all_plots_need_both_kinds(run, gone):
+    assert rv.FACTS["plots"](run).state == "answered" and "ROC" in rv.FACTS["plots"](run).words
+    assert state(changed(run, figures={k: v for k, v in run.figures.items() if k != gone}), "plots") == "missing"
+
+
+def test_the_audit_claims_no_more_than_it_looked_at(run):
+    notes = ["3 different images have almost no contrast and were not compared for near copies.", "Labels were judged on 50 of 200 images, drawn by seed."]
+    for given in ([], notes):
+        answer = rv.FACTS["data checks"](changed(run, audit={"n": {"test": 200}, "notes": given}))
+        assert answer.state == "answered" and "every image" not in answer.words and all(n.rstrip(".") in answer.words for n in given) and ("Not all of them" in answer.words) == bool(given)
+
+
+def test_nothing_is_done_about_unfit_images(run):
+    "However well strangers are noticed: no run holds a threshold in use."
+    for parts in ({}, {"strangers": {"a": 1}}, {"robustness": {"a": 1}}, {"strangers": {"a": 1}, "robustness": {"a": 1}}):
+        row = next(r for r in rv.reviewer_answers(changed(run, "metrics", **parts)) if (r.checklist, r.number) == ("TRIPOD+AI", "27a"))
+        assert row.state == "missing" and row.anchor == ("Images-from-elsewhere" if "strangers" in parts else "Worse-images" if parts else "")
 
 
 def test_calibration_without_recalibration(run):
@@ -205,7 +235,7 @@ def test_starting_weights_are_named(run, values, words): assert words in rv.FACT
 
 
 @pytest.mark.parametrize("fact,where,part,place", [("figures by centre", "metrics", "slices", "Where-it-is-worse"), ("groups of people", "metrics", "slices", "Where-it-is-worse"), ("clinical benefit", "metrics", "operating", "Curves-and-thresholds"),
-    ("patients kept apart", "", "audit", "Data-audit"), ("external test", "metrics", "strangers", "Images-from-elsewhere"), ("unfit images", "metrics", "robustness", "Worse-images")])
+    ("patients kept apart", "", "audit", "Data-audit"), ("external test", "metrics", "strangers", "Images-from-elsewhere"), ("unfit images", "metrics", "strangers", "Images-from-elsewhere"), ("unfit images", "metrics", "robustness", "Worse-images")])
 def test_a_part_of_what_is_missing_is_shown(run, fact, where, part, place):
     "Still missing, but with a link to what there is."
     before, after = (rv.FACTS[fact](r) for r in (run, changed(run, where, **{part: {"a": 1}})))

@@ -361,11 +361,12 @@ def test_report_figures_are_those_of_the_scores(task):
     assert json.loads(json.dumps(r, allow_nan=False)) == r
     assert r == rb.robustness_report(predict, x, torch.tensor(y), task, corruptions=NAMES, severities=[2, 5], seed=1, batch_size=64)
     assert (r["n"], r["severities"]) == (60, [2, 5]) and [(w["corruption"], w["severity"]) for w in r["rows"]] == [(n, s) for n in NAMES for s in (2, 5)]
-    assert set(r["rows"][0]) == {"corruption", "title", "family", "severity", "accuracy", "low", "high", "balanced_error", "auc", "ece", "nll"} and set(r["clean"]) < set(r["rows"][0])
+    assert set(r["rows"][0]) == {"corruption", "title", "family", "severity", "accuracy", "low", "high", "balanced_error", "auc", "ece", "confidence", "nll"} and set(r["clean"]) < set(r["rows"][0])
     for row in r["rows"] + [r["clean"]]:
         p = predict(x) if "severity" not in row else predict(rb.corrupt(x, row["corruption"], row["severity"], seed=1))
         v = metric_values(y, p, task)
         assert np.allclose([row[k] for k in ("accuracy", "auc", "ece")], [v[k] for k in ("accuracy", "auc", "ece")]) and np.isclose(row["balanced_error"], 1 - v["balanced_accuracy"])
+        assert np.isclose(row["confidence"], np.maximum(p, 1 - p).mean() if task == "multi-label" else p.max(1).mean())
         if task == "multi-label": assert row["low"] is None and np.isclose(row["accuracy"], ((p > .5) == y).mean())
         else:
             said = p.argmax(1)
@@ -377,25 +378,112 @@ def test_report_figures_are_those_of_the_scores(task):
         own = [w for w in r["rows"] if w["corruption"] == c["corruption"]]
         assert np.isclose(c["relative_error"], np.mean([w["balanced_error"] for w in own]) - r["clean"]["balanced_error"]) and np.isclose(c["drop"], r["clean"]["accuracy"] - own[-1]["accuracy"])
         assert (c["accuracy_at_hardest"], c["ece_at_hardest"]) == (own[-1]["accuracy"], own[-1]["ece"]) and c["severity"] == 5 and (c["changed"] == 0 or c["drop_low"] <= c["drop"] <= c["drop_high"])
-    for s in r["by_severity"]: assert np.isclose(s["accuracy"], np.mean([w["accuracy"] for w in r["rows"] if w["severity"] == s["severity"]]))
-    assert r["worst"] in r["by_corruption"] and r["worst"]["error_at_hardest"] == max(c["error_at_hardest"] for c in r["by_corruption"])
+        assert np.isclose(c["confidence"], np.mean([w["confidence"] for w in own])) and "drop_level" not in c
+    for s in r["by_severity"]:
+        for key in ("accuracy", "confidence"): assert np.isclose(s[key], np.mean([w[key] for w in r["rows"] if w["severity"] == s["severity"]]))
+    row = next(c for c in r["by_corruption"] if c["corruption"] == r["worst"]["corruption"])
+    assert {k: v for k, v in r["worst"].items() if k not in ("drop_low", "drop_high", "drop_level")} == {k: v for k, v in row.items() if k not in ("drop_low", "drop_high")}
+    assert np.isclose(r["worst"]["drop_level"], 1 - .05 / 2) and r["worst"]["drop_low"] < row["drop_low"] and r["worst"]["drop_high"] > row["drop_high"]
+    assert r["worst"]["error_at_hardest"] == max(c["error_at_hardest"] for c in r["by_corruption"])
     assert all(isinstance(w, str) and w.endswith(".") and "None" not in w and "nan" not in w for w in rb.robustness_words(r))
+
+
+def pairs(a, b, c, d): return np.repeat([1, 1, 0, 0], (a, b, c, d)), np.repeat([1, 0, 1, 0], (a, b, c, d))
+
+
+@pytest.mark.parametrize("table, low, high, digits", [   # as the tests of the R package ratesci quote the papers
+    ((20, 12, 2, 16), .0562, .3292, 4), ((1, 1, 7, 12), -.507, -.026, 3), ((8, 3, 1, 2), -.1574, .4136, 4), ((7, 25, 2, 68), .133, .318, 3)])   # Newcombe 1998, Fagerland 2014, Tang 2010, Chang 2024
+def test_paired_interval_as_published(table, low, high, digits):
+    assert np.abs(np.subtract(rb.paired_interval(*pairs(*table)), (low, high))).max() <= .51 * 10**-digits
+
+
+def test_paired_interval_by_hand():
+    h = 1.959964**2 / (10 + 1.959964**2)
+    assert np.allclose(rb.paired_interval(*pairs(0, 10, 0, 0)), (1 - h * np.sqrt(2), 1)) and np.allclose(rb.paired_interval(*pairs(0, 0, 10, 0)), (-1, h * np.sqrt(2) - 1))   # all lost, all won: no longer 1 to 1
+    assert np.allclose(rb.paired_interval(*pairs(10, 0, 0, 0)), (-h, h))
+    low, high = rb.paired_interval(*pairs(0, 1, 0, 0))
+    assert low < 0 and high == 1
+    w = wilson_interval(50, 100)                       # 50 right and 50 wrong both times: phi = (2500 - 50) / 2500
+    assert np.allclose(rb.paired_interval(*pairs(50, 0, 0, 50)), np.array([-1, 1]) * (w.high - .5) * np.sqrt(2 - 2 * .98))
+    for wrong in (([1, 0], [1]), ([], []), ([[1]], [[1]])):
+        with pytest.raises(ValueError, match="at least one image"): rb.paired_interval(*wrong)
+    with pytest.raises(ValueError, match="level"): rb.paired_interval([1], [0], level=95)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.randoms(use_true_random=False))
+@quick
+def test_paired_interval_properties(rows, random):
+    a, b = map(np.array, zip(*rows))
+    low, high = rb.paired_interval(a, b)
+    assert -1 <= low <= a.mean() - b.mean() <= high <= 1 and low < high
+    assert np.allclose(rb.paired_interval(b, a), (-high, -low)) and np.allclose(rb.paired_interval(~a, ~b), (-high, -low))
+    wider = rb.paired_interval(a, b, level=.99)
+    assert wider[0] <= low and wider[1] >= high
+    random.shuffle(rows)
+    assert rb.paired_interval(*map(np.array, zip(*rows))) == (low, high)
 
 
 def test_the_drop_is_paired():
     y, before, after = np.zeros(100, int), np.eye(2)[np.r_[np.zeros(90, int), np.ones(10, int)]], np.eye(2)[np.r_[np.ones(20, int), np.zeros(75, int), np.ones(5, int)]]
     d = rb._drop(y, before, after, "binary")          # 20 lost, 5 won
-    half = 1.959964 * np.sqrt(25 - 15**2 / 100) / 100
-    assert np.isclose(d["drop"], .15) and d["changed"] == 25 and np.allclose([d["drop_low"], d["drop_high"]], [.15 - half, .15 + half])
-    many = rb._drop(np.zeros((100, 1), int), before[:, 1:], after[:, 1:], "multi-label")
-    assert np.isclose(many["drop"], .15) and np.allclose([many["drop_low"], many["drop_high"]], [.15 - half, .15 + half], atol=2e-3)
+    assert np.isclose(d["drop"], .15) and d["changed"] == 25 and (d["drop_low"], d["drop_high"]) == rb.paired_interval(*pairs(70, 20, 5, 5))
+    assert (rb._drop(y, before, after, "binary", .99)["drop_low"], rb._drop(y, before, after, "binary", .99)["drop_high"]) == rb.paired_interval(*pairs(70, 20, 5, 5), level=.99)
+    lost = np.r_[np.ones(20), -np.ones(5), np.zeros(75)]
+    for level in (.95, .99):
+        many = rb._drop(np.zeros((100, 1), int), before[:, 1:], after[:, 1:], "multi-label", level)
+        assert np.isclose(many["drop"], .15) and np.allclose([many["drop_low"], many["drop_high"]], stats.t.interval(level, 99, .15, lost.std(ddof=1) / 10))
+    all_lost = rb._drop(np.zeros((9, 1), int), np.zeros((9, 1)), np.ones((9, 1)), "multi-label")
+    assert all_lost["drop"] == 1 and all_lost["changed"] == 9 and np.isnan(all_lost["drop_low"])      # no spread, no interval
+
+
+def test_the_worst_of_k_is_corrected_for_the_choice():
+    x = torch.full((10, 1, 4, 4), 200, dtype=torch.uint8)
+    def bright(x): return np.eye(2)[(x.float().mean((1, 2, 3)) > 190).long().numpy()]
+    kinds = ["brightness_down", "pixelate", "defocus_blur", "contrast_down"]
+    r = rb.robustness_report(bright, x, np.ones(10, int), "binary", corruptions=kinds, severities=[5])
+    z2 = stats.norm.isf(.05 / 8)**2
+    assert r["worst"]["corruption"] == "brightness_down" and r["worst"]["drop_level"] == 1 - .05 / 4 and np.isclose(r["worst"]["drop_low"], 1 - np.sqrt(2) * z2 / (10 + z2))
+    assert np.isclose(r["by_corruption"][0]["drop_low"], .6075, atol=1e-4)
+    assert "100.0 points fewer; by an interval that holds for all 4 at once the drop on the same images is 45.7 to 100.0 points." in rb.robustness_words(r)[1]
+    one = rb.robustness_report(bright, x, np.ones(10, int), "binary", corruptions=kinds[:1], severities=[5])
+    assert one["worst"]["drop_low"] == one["by_corruption"][0]["drop_low"] and "at once" not in rb.robustness_words(one)[1]
 
 
 def test_nothing_changes_nothing_is_claimed():
     x = pictures(20)
     r = rb.robustness_report(lambda x: np.full((len(x), 2), .5), x, np.arange(20) % 2, "binary", corruptions=["pixelate"])
-    assert r["worst"]["drop"] == 0 and r["worst"]["drop_low"] is None and r["worst"]["relative_error"] == 0
-    assert "no answer turned" in rb.robustness_words(r)[1] and "confidence follows" in rb.robustness_words(r)[-1]
+    assert r["worst"]["drop"] == 0 and np.isclose(r["worst"]["drop_low"], -r["worst"]["drop_high"]) and r["worst"]["drop_high"] > .05 and r["worst"]["relative_error"] == 0
+    assert "no answer turned" in rb.robustness_words(r)[1] and "stays within 5 points" in rb.robustness_words(r)[-1]
+    y = np.arange(60).reshape(20, 3) % 2
+    many = rb.robustness_report(lambda x: np.full((len(x), 3), .2), x, y, "multi-label", corruptions=["pixelate"])
+    assert many["worst"]["drop_low"] is None and rb.robustness_words(many)[1] == "Under Pixelation at severity 5, the worst of 1 by balanced error, no answer turned from right to wrong or back."
+
+
+@pytest.mark.parametrize("clean, hard, words", [
+    ((.99, 40), (.55, 40), "at severity 5 the model is less sure than it is right by 45.0 points (clean: less sure by 1.0)."),      # right as before, the confidence gone
+    ((.99, 40), (.99, 22), "at severity 5 the model is surer than it is right by 44.0 points (clean: less sure by 1.0)."),          # the confidence kept, the accuracy gone
+    ((.99, 38), (.60, 22), "at severity 5 confidence stays within 5 points of how often it is right (clean: surer by 4.0)."),
+    ((.70, 40), (.60, 22), "at severity 5 confidence is within 5 points of how often it is right (clean: less sure by 30.0).")])
+def test_confidence_is_told_with_its_sign(clean, hard, words):
+    x, y = torch.full((40, 1, 4, 4), 200, dtype=torch.uint8), np.arange(40) % 2
+    def predict(x):
+        sure, right = clean if x.float().mean() > 190 else hard
+        answer = np.where(np.arange(40) < right, y, 1 - y)
+        return np.where(np.arange(2) == answer[:, None], sure, 1 - sure)
+    r = rb.robustness_report(predict, x, y, "binary", corruptions=["brightness_down"], severities=[5])
+    said = rb.robustness_words(r)
+    assert said[-1].endswith(words) and f"from {r['clean']['ece']:.3f} on clean images to {r['by_severity'][0]['ece']:.3f} at severity 5" in said[-2]
+    assert np.isclose(r["clean"]["confidence"], clean[0]) and np.isclose(r["by_severity"][0]["confidence"], hard[0])
+
+
+@pytest.mark.parametrize("where, key, gone", [("clean", "accuracy", "clean images 100"), ("clean", "confidence", "within 5"), ("hard", "confidence", "within 5"), ("clean", "ece", "calibration"), ("hard", "ece", "calibration"), ("clean", "balanced_error", "balanced error at"), ("hard", "balanced_error", "balanced error at"), ("hard", "accuracy", "Averaged over 1 corruption, 100"), ("worst", "error_at_hardest", "worst of 1"), ("worst", "drop", "worst of 1")])
+def test_a_sentence_without_its_figure_is_left_out(where, key, gone):
+    x = pictures(6)
+    r = rb.robustness_report(lambda x: np.eye(2)[np.arange(len(x)) % 2], x, np.arange(6) % 2, "binary", corruptions=["pixelate"])
+    assert any(gone in w for w in rb.robustness_words(r))
+    (r["by_severity"][-1] if where == "hard" else r[where])[key] = None
+    said = rb.robustness_words(r)
+    assert said and not any(gone in w or "unknown" in w or "None" in w for w in said)
 
 
 @pytest.mark.parametrize("task, y", [("multi-class", [1] * 6), ("binary", [1] * 6), ("ordinal", [2] * 6), ("multi-label", [[1, 0, 1]] * 6), ("multi-class", [0]), ("multi-label", [[0, 0, 0]])])
@@ -476,22 +564,62 @@ def test_maps_without_order_are_left_out_and_counted():
     assert "cannot be told" in rb.robustness_words(report, r)[-1]
 
 
-def test_words_tell_maps_from_answers():
+def drift_row(name, severity, stayed, n, low=None, high=None):
+    return dict(corruption=name, title=name.capitalize(), severity=severity, stayed_correlation=stayed, stayed_low=low, stayed_high=high, stayed_n=n)
+
+
+def drift_of(rows, chance=(.1, -.05, .25), hard=.6, changed=.25, n=16):
+    return dict(n=n, rows=rows, chance=dict(zip(("mean", "low", "high"), chance)), by_severity=[dict(severity=5, stayed_correlation=hard, share_changed=changed)])
+
+
+def test_drift_words_by_hand():
+    few, enough = drift_row("noise", 5, -.4, 7, -.9, .1), drift_row("blur", 5, .5, 8, .3, .7)
+    first, second = rb.drift_words(drift_of([few, enough, drift_row("dark", 1, .9, 16, .8, .95)]))
+    assert first == "At severity 5, averaged over 2 corruptions, 25.0 % of the answers on 16 images changed; where the answer stayed, the rank correlation with the clean map is 0.60; another image's map gives 0.10 (-0.05 to 0.25)."
+    assert second == "Where the answer stayed, maps moved most under Blur at severity 5: 0.50 (0.30 to 0.70) over 8 images, an interval for one setting though it is the lowest of 2; the interval of chance reaches to 0.25."
+    assert rb.FEWEST_STAYED == 8 and rb.drift_words(drift_of([few]))[1] == "Too few images kept their answer to say which corruption moves the maps most."
+
+
+@pytest.mark.parametrize("value, within", [(.25, True), (.1, True), (-.05, True), (.26, False), (-.06, False)])
+def test_chance_is_named_only_within_its_interval(value, within):
+    said = rb.drift_words(drift_of([drift_row("blur", 5, value, 20, value - .2, value + .2)]))
+    assert said[-1].endswith("so this is within the interval of chance." if within else "reaches to 0.25.") and "nothing" not in " ".join(said)
+
+
+def test_drift_words_where_figures_are_missing():
+    stayed, none = drift_row("blur", 5, .5, 8, .3, .7), drift_row("noise", 5, None, 0)
+    assert "(any did under 1 of them)" in rb.drift_words(drift_of([stayed, none]))[0]
+    mild = drift_of([drift_row("blur", 1, .5, 8, .3, .7), none], hard=None)
+    assert "changed; no image kept its answer with a map that has an order;" in rb.drift_words(mild)[0] and "at severity 1" in rb.drift_words(mild)[1]
+    alone = rb.drift_words(drift_of([stayed], chance=(None, None, None)))
+    assert "chance is not known" in alone[0] and alone[1].endswith("the lowest of 1.") and "None" not in " ".join(alone)
+    assert rb.drift_words(drift_of([none]))[0].startswith("No image kept its answer")
+    assert rb.drift_words(drift_of([stayed], chance=(.99, .98, 1.)))[1:] == ["The maps of different images are nearly the same: that they stay under corruption says nothing."]
+
+
+def test_words_of_drift_that_was_made():
     x = pictures(40, seed=4)
-    x[::2] //= 4                                   # half of them far darker
     rng = torch.Generator().manual_seed(0)
     def torn(x, target): return torch.rand(len(x), 9, 9, generator=rng)       # no two maps alike: all drift at once
     def steady(x): return np.eye(2)[np.zeros(len(x), int)]
-    report = rb.robustness_report(steady, x, np.arange(40) % 2, "binary", corruptions=["pixelate", "shot_noise"])
-    def words(explain, predict): return rb.robustness_words(report, rb.explanation_drift(explain, predict, x, corruptions=["pixelate", "shot_noise"], task="binary"))
-    assert "In 10 of 10 settings explanations moved and answers did not" in words(torn, steady)[-1]
-    assert "nearly the same" in words(lambda x, t: torch.arange(16.).view(1, 4, 4).expand(len(x), -1, -1), steady)[-1]
-    middle, ramp = x.float().mean(), torch.arange(9.).expand(9, 9)
-    def steady_map(x, target): return torch.where((x.float().mean((1, 2, 3)) > middle)[:, None, None], ramp, ramp.T)
-    assert "In 0 of 10" in words(steady_map, steady)[-1] and "In 0 it was" in words(steady_map, steady)[-1]
-    clean = x
     def jumpy(x): return np.eye(2)[(torch.arange(len(x)) % 2 * int(not torch.equal(x, clean))).numpy()]
-    assert "In 10 it was the other way round" in words(steady_map, jumpy)[-1]
+    report, clean = rb.robustness_report(steady, x, np.arange(40) % 2, "binary", corruptions=["pixelate", "shot_noise"]), x
+    def words(explain, predict, n=40): return rb.robustness_words(report, rb.explanation_drift(explain, predict, x[:n], corruptions=["pixelate", "shot_noise"], task="binary"))[-2:]
+    assert " 0.0 % of the answers on 40 images" in words(torn, steady)[0] and "over 40 images" in words(torn, steady)[1]
+    assert "nearly the same" in words(lambda x, t: torch.arange(16.).view(1, 4, 4).expand(len(x), -1, -1), steady)[1]
+    assert "50.0 % of the answers" in words(torn, jumpy)[0] and "over 20 images" in words(torn, jumpy)[1]
+    assert words(torn, steady, n=7)[1].startswith("Too few images")
+
+
+def test_ranks_are_counted_on_the_cpu():
+    "Not every device has float64: the maps must have left theirs before they become that."
+    class Watch(torch.overrides.TorchFunctionMode):
+        seen = []
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            self.seen.append(getattr(function, "__name__", ""))
+            return function(*args, **(kwargs or {}))
+    with Watch() as watch: found = rb.rank_correlation(torch.rand(2, 3, 3), torch.rand(2, 3, 3))
+    assert watch.seen.count("cpu") == 2 and max(i for i, name in enumerate(watch.seen) if name == "cpu") < watch.seen.index("double") and found.device.type == "cpu"
 
 
 @pytest.mark.parametrize("change, words", [(dict(explain=lambda x, t: x.float()), "one map per image"), (dict(explain=lambda x, t: np.zeros((4, 2, 2))), "expected a tensor"), (dict(explain=lambda x, t: torch.zeros(1, 2, 2)), "one map per image"), (dict(level=95), "level"), (dict(task="many"), "unknown task")])

@@ -181,9 +181,36 @@ def test_categories():
 
 def test_columns_are_numbers_or_words():
     made = sl.metadata_slices({"age": np.array([1, None, 2, 3, 4], object), "sex": ["F", "M", None, "M", "F"], "flag": np.array([True, False, True, True, True]), "same": ["x"] * 5, "score": np.arange(5) / 10})
-    assert [s.column for s in made] == ["age"] * 4 + ["sex"] * 3 + ["flag"] * 2 + ["score"] * 3
+    assert [s.column for s in made] == ["age"] * 5 + ["sex"] * 3 + ["flag"] * 2 + ["score"] * 3
     assert [s.name for s in made if s.column == "sex"] == ["sex: F", "sex: M", "sex: missing"]
     assert [s.column for s in sl.quality_slices({"a": np.arange(6), "b": np.ones(6)})] == ["a"] * 3
+
+
+@pytest.mark.parametrize("values, kind", [
+    ([1, 2, 3, 4, 5] * 10, "word"), ([float(v) for v in range(1, 9)] * 3, "word"), (list(range(1, 10)) * 3, "number"), ([3, None, 1] * 5, "word"), ([1.5, 2.5] * 5, "number"), (np.arange(60) / 7, "number"),
+    (range(1000, 1060), "name"), (range(0, 300, 5), "name"), ([*range(50), 3, 4], "name"), ([*range(50), *range(20)], "number"), (np.arange(60) ** 2, "number"), (np.random.default_rng(0).permutation(400)[:60], "name"),
+    ([f"P{i}" for i in range(40)], "name"), ([f"P{i}" for i in range(40)] + [None] * 40, "name"), ([f"P{i % 30}" for i in range(40)], "word"), (["a", "b"], "word"), ([None, ""], "word"), ([True, False] * 9, "word"), ([np.nan] * 4, "word")])
+def test_kinds_of_columns(values, kind): assert sl.column_kind(values) == kind
+
+
+def test_a_site_in_numbers_is_sliced_by_value_and_its_missing_are_named():
+    for site in (np.array([1, 2, 5, 2, 2, 1]), np.array([1, 2, 5, 2, 2, 1, np.nan])):
+        assert sizes(sl.metadata_slices({"site": site})) == [("site: 2", 3), ("site: 1", 2), ("site: 5", 1)] + [("site: missing", 1)] * (len(site) == 7)
+
+
+def test_none_is_a_word(tmp_path):
+    column = ["none", "hypertension", "none", ""]
+    assert sizes(sl.metadata_slices({"comorbidity": column})) == [("comorbidity: none", 2), ("comorbidity: hypertension", 1), ("comorbidity: missing", 1)]
+    got = sl.read_metadata(write(tmp_path, "index,comorbidity\n0,none\n1,hypertension\n"), [0, 1, 2], "test")
+    assert got["comorbidity"].tolist() == ["none", "hypertension", "missing"]
+    assert sizes(sl.metadata_slices({"c": [None, "x"]})) == [("c: x", 1), ("c: missing", 1)]
+
+
+def test_names_of_images_give_no_slices_and_are_told():
+    columns = {"patient_id": np.arange(200, 250), "file": [f"{i}.png" for i in range(50)], "site": [1, 2] * 25, "scanner": ["A"] * 50, "dose": np.arange(50) / 7}
+    assert {s.column for s in sl.metadata_slices(columns)} == {"site", "dose"}
+    assert sl.columns_left_out(columns) == ["patient_id: nearly every image has its own value, no slices.", "file: nearly every image has its own value, no slices.", "scanner: all images have the same value, no slices."]
+    assert sl.columns_left_out({}) == []
 
 
 @pytest.mark.parametrize("call, words", [
@@ -350,8 +377,9 @@ def test_a_planted_slice_is_found_in_every_task(task):
         w = r["worst"][figure]
         assert w["name"] == "weak" and w["worse"] and w["tested"] == 2 and np.isclose(w["level"], 0.975) and w["value"] == found["weak"][figure]["value"]
         assert w["low"] < found["weak"][figure]["low"] < found["weak"][figure]["high"] < w["high"]
-    words, table = sl.slices_words(r), sl.slices_table(r)
-    assert any("worse than the rest beyond luck" in s for s in words) and [row[-1] for row in table] == ["worse", "", "small"] and all(len(row) == len(sl.TABLE) for row in table)
+    words = sl.slices_words(r)
+    assert any("worse than the rest beyond luck" in s for s in words) and [sl.slice_mark(s) for s in r["slices"]] == ["worse", "", "small"] and sl.slice_mark(found["weak"], "auc") == "worse by AUC"
+    assert "lowest accuracy" in words[1] and "lowest AUC" in words[2]
     assert ("every label" in words[0]) == (task == "multi-label")
 
 
@@ -395,14 +423,14 @@ def test_a_class_mix_is_told_from_a_worse_slice():
     r = sl.slice_report(y, p, "binary", [sl.Slice("site", "B", rows)], n_resamples=100)
     s = r["slices"][0]
     assert s["worse"] and not s["worse_than_mix"] and abs(s["accuracy"]["value"] - s["expected"]) < 0.07
-    assert sl.slices_table(r)[0][-1] == "worse, class mix" and any("class mix alone" in t and "not shown to be worse" in t for t in sl.slices_words(r))
+    assert sl.slice_mark(s) == "worse, by its class mix" and any("class mix alone" in t and "not shown to be worse" in t for t in sl.slices_words(r))
 
 
 def test_harm_that_an_easy_mix_hides_is_named():
     def block(n, ok): return np.arange(n) < ok
     right, hard = np.r_[block(80, 64), block(20, 4), block(20, 20), block(80, 40)], np.r_[np.zeros(80), np.ones(20), np.zeros(20), np.ones(80)].astype(int)
     r = sl.slice_report(hard, np.eye(2)[np.where(right, hard, 1 - hard)] * 0.8 + 0.1, "binary", [sl.Slice("site", "site: A", np.arange(200) < 100)], n_resamples=100)
-    assert not r["slices"][0]["worse"] and r["slices"][0]["worse_than_mix"] and sl.slices_table(r)[0][-1] == "worse than its mix"
+    assert not r["slices"][0]["worse"] and r["slices"][0]["worse_than_mix"] and sl.slice_mark(r["slices"][0]) == "worse than its class mix"
     assert any("not shown to be worse than the rest, but its class mix alone" in t for t in sl.slices_words(r))
 
 
@@ -452,13 +480,21 @@ def test_the_order_of_images_has_no_say(seed, task):
     assert a == sl.slice_report(y, p, task, slices, n_resamples=100)
 
 
-def test_metric_chooses_what_is_judged():
-    weak = np.arange(240) < 80
-    y, p = scores(240, 1, "binary", weak)
-    slices = [sl.Slice("q", "weak", weak), part(240, 80, 1, "luck")]
-    a, b = (sl.slice_report(y, p, "binary", slices, metric=m, n_resamples=100) for m in ("accuracy", "auc"))
-    assert {k: v for k, v in a.items() if k != "metric"} == {k: v for k, v in b.items() if k != "metric"}
-    assert "lowest accuracy" in sl.slices_words(a)[1] and "lowest AUC" in sl.slices_words(b)[1] and sl.slices_table(b)[0][-1] == "worse"
+@pytest.mark.parametrize("small, tested, worse, mix, auc, by_accuracy, by_auc", [
+    (1, 0, 0, 0, 0, "small", "small"), (0, 0, 0, 0, 0, "not tested", "not tested"), (0, 1, 0, 0, 0, "", ""), (0, 1, 1, 1, 1, "worse", "worse by AUC"), (0, 1, 1, 0, 0, "worse, by its class mix", ""),
+    (0, 1, 0, 1, 0, "worse than its class mix", ""), (0, 1, 0, 0, 1, "worse by AUC", "worse by AUC"), (0, 1, 1, 0, 1, "worse, by its class mix", "worse by AUC"), (0, 1, 0, 1, 1, "worse than its class mix", "worse by AUC")])
+def test_marks(small, tested, worse, mix, auc, by_accuracy, by_auc):
+    row = dict(small=bool(small), tested=bool(tested), worse=bool(worse), worse_than_mix=bool(mix), auc_worse=bool(auc))
+    assert (sl.slice_mark(row), sl.slice_mark(row, "auc")) == (by_accuracy, by_auc)
+    with pytest.raises(ValueError, match="unknown metric 'auk'. Near: auc"): sl.slice_mark(row, "auk")
+
+
+def test_a_slice_worse_by_auc_alone_has_a_mark():
+    "As many right inside as outside, but inside the scores of the positives are in no order."
+    y, rows = np.tile([1, 0], 100), np.arange(200) < 100
+    score = np.where(rows, np.where(y == 1, .6, np.where(np.arange(200) % 8 == 1, .99, .4)), np.where(y == 1, .6, np.where(np.arange(200) % 8 == 1, .51, .4)))
+    s = sl.slice_report(y, np.c_[1 - score, score], "binary", [sl.Slice("site", "site: A", rows)], n_resamples=100)["slices"][0]
+    assert not s["worse"] and not s["worse_than_mix"] and s["auc_worse"] and sl.slice_mark(s) == "worse by AUC"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -469,12 +505,12 @@ def test_edges_have_a_defined_answer(task):
     json.dumps(r, allow_nan=False)
     nobody, everybody = r["slices"]
     assert nobody["accuracy"]["value"] is None and nobody["expected"] is None and nobody["ece"] is None and everybody["difference"]["value"] is None and not everybody["tested"] and not everybody["small"]
-    assert r["worst"] == {"accuracy": None, "auc": None} and r["tested"] == 0 and [row[-1] for row in sl.slices_table(r)] == ["small", "not tested"]
+    assert r["worst"] == {"accuracy": None, "auc": None} and r["tested"] == 0 and [sl.slice_mark(s) for s in r["slices"]] == ["small", "not tested"]
     assert "No slice could be tested by accuracy." in sl.slices_words(r) and any("nobody" in s for s in sl.slices_words(r))
     empty = sl.slice_report(y, p, task, [], n_resamples=100)
-    assert empty["slices"] == [] and len(sl.slices_words(empty)) == 1 and sl.slices_table(empty) == []
+    assert empty["slices"] == [] and len(sl.slices_words(empty)) == 1
     one = sl.slice_report(y[:1], p[:1], task, [sl.Slice("c", "a", np.array([True]))], n_resamples=100)
-    json.dumps(one, allow_nan=False); sl.slices_words(one); sl.slices_table(one)
+    json.dumps(one, allow_nan=False); sl.slices_words(one)
 
 
 def test_a_single_class_has_no_auc():
@@ -482,16 +518,11 @@ def test_a_single_class_has_no_auc():
     r = sl.slice_report(y, p, "multi-class", [part(60, 30)], n_resamples=100)
     s = r["slices"][0]
     assert s["auc"]["value"] is None and s["p_auc"] is None and s["p"] is not None and s["p_mix"] == pytest.approx(s["p"]) and r["worst"]["auc"] is None
-    assert "not defined" in sl.slices_table(r)[0] and "No slice could be tested by AUC." in sl.slices_words(r)
-
-
-def test_short_names():
-    r = dict(slices=[dict(column=s.column, name=s.name) for s in sl.numeric_slices("age", [31, 45, 45, 58, 60, 72, np.nan]) + sl.category_slices("site", ["A", "B or less"])])
-    assert sl.slice_labels(r) == ["age ≤ 45", "45 to 58", "age > 58", "age: missing", "site: A", "site: B or less"]
+    assert "No slice could be tested by AUC." in sl.slices_words(r)
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(metric="auk"), "unknown metric 'auk'. Near: auc"), (dict(level=1), "level is 1"), (dict(small=0), "small is 0, expected at least 1"), (dict(n_resamples=10), "n_resamples is 10"),
+    (dict(level=1), "level is 1"), (dict(small=0), "small is 0, expected at least 1"), (dict(n_resamples=10), "n_resamples is 10"),
     (dict(slices=[sl.Slice("c", "a", np.ones(39, bool))]), r"slice 'a' has rows of type bool and shape \(39,\), expected bool \(40,\)"), (dict(slices=[sl.Slice("c", "a", np.arange(40))]), "rows of type int64"),
     (dict(slices=[part(40, 20), part(40, 20)]), "the slice 'part' is there 2 times"), (dict(probs=np.full((40, 3), np.nan)), "probs has NaN"), (dict(labels=np.zeros(39, int)), "labels has shape"), (dict(task="multi"), "unknown task")])
 def test_faults_are_refused_by_name(change, words):

@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import chi2_contingency, norm
 
 from .config import plain, unknown
-from .plots import image_grid
+from .plots import as_channels_last, image_grid
 from .trust import TASKS, auc, auc_per_class, check_labels, check_scores
 
 # %% ../nbs/00_audit.ipynb #b592acf3
@@ -252,9 +252,9 @@ def leaked_rows(
     p:Pool,
     c:Copies,
     *,
-    source:str="train",      # The split that the model learns from
+    source:str="train",      # The split that the model learns from, or "val", which chooses the epoch and the threshold
 ) -> dict[str, list[int]]:   # Other split -> indices of its images with an exact or near copy in the source; empty when there is no such split
-    "Images that training has seen already."
+    "Images that the source has shown already."
     if source not in p.names: return {}
     s = p.names.index(source)
     seen = np.array([(p.split[m] == s).any() for m in c.members])
@@ -496,6 +496,7 @@ def audit(
     p, k = pool(splits, task, len(classes), index), len(classes)
     c = find_copies(p, limit=limit, most=most, seed=seed)
     (exact, near, conflicts), leaks, notes = _listed(p, c), leaked_rows(p, c), []
+    leaked_val = leaked_rows(p, c, source="val").get("test", [])
     shift = {}
     for s, name in enumerate(p.names if "train" in p.names else []):
         if name == "train": continue
@@ -513,9 +514,9 @@ def audit(
     return plain(dict(n={n: len(i) for n, (i, _) in p.splits.items()}, task=task, classes=[str(x) for x in classes], counts=class_counts(p, k), absent_classes=absent_classes(p, k),
         n_exact_groups=len(exact), n_exact_across=sum(e["across"] for e in exact), n_exact_images=sum(len(g) for g in c.exact),
         n_near_pairs=len(near), n_near_across=sum(e["across"] for e in near), n_near_mirrored=int(c.mirrored.sum()),
-        n_conflicts=len(conflicts), n_suspects=n_suspects, n_leaked={n: len(v) for n, v in leaks.items()}, n_flat=c.flat,
+        n_conflicts=len(conflicts), n_suspects=n_suspects, n_leaked={n: len(v) for n, v in leaks.items()}, n_leaked_val=len(leaked_val), n_flat=c.flat,
         exact=exact[:most_listed], near=near[:most_listed], conflicts=conflicts[:most_listed], suspects=suspects[:most_listed],
-        leaked=leaks, shift=shift, scorer=scorer, notes=notes,
+        leaked=leaks, leaked_val=leaked_val, shift=shift, scorer=scorer, notes=notes,
         settings=dict(likeness=round(c.limit, 4), likeness_set=limit is not None, detail=DETAIL, compared=c.compared, different=different, most=most, most_fit=most_fit, most_listed=most_listed, seed=seed)))
 
 def _called(question:int, value:int, classes:Sequence[str]) -> str:
@@ -525,10 +526,16 @@ def _called(question:int, value:int, classes:Sequence[str]) -> str:
 def leaked(
     audit:Mapping,       # From `audit`
     split:str,
-) -> list[int]:          # Indices in the split's file
-    "Images of a split whose exact or near copy lies in train."
+    *,
+    also_val:bool=False, # Of the test split also those with a copy in val
+) -> list[int]:          # Indices in the split's file, rising
+    "Images of a split whose exact or near copy lies in train, which fits the weights, or in val, which chooses among them."
     if split not in audit["n"]: raise unknown("split", split, audit["n"])
-    return list(audit["leaked"].get(split, []))
+    found = set(audit["leaked"].get(split, []))
+    if also_val and split == "test":
+        if "leaked_val" not in audit: raise ValueError("audit has no leaked_val, expected the test images with a copy in val: the audit is of an earlier version, run it again")
+        found |= set(audit["leaked_val"])
+    return sorted(found)
 
 # %% ../nbs/00_audit.ipynb #ee710a05
 def _count(n:int, one:str, many:str|None=None) -> str:
@@ -540,7 +547,8 @@ def _shift_words(a:Mapping) -> list[str]:
     for name, s in a["shift"].items():
         range_ = f"AUC {s['auc']:.2f}" + (f", 95 % interval {s['low']:.2f} to {s['high']:.2f}" if s["low"] is not None else "")
         told = s["auc"] > 0.5 if s["low"] is None else s["low"] > 0.5
-        words.append(f"A simple model {'can tell' if told else 'cannot tell'} {name} images from train images ({range_}; 0.5 is no difference)" + (": the splits do not look the same." if told else "."))
+        if told: words.append(f"A simple model can tell {name} images from train images ({range_}; 0.5 is no difference): the splits do not look the same.")
+        else: words.append(f"{name} images are not shown to differ from train images (a simple model tells them apart with an {range_.replace('AUC', 'AUC of')}; 0.5 is no difference).")
         table = np.array([a["counts"]["train"], a["counts"][name]])
         if a["task"] == "multi-label" or (table.sum(0) > 0).sum() < 2: continue
         if chi2_contingency(table[:, table.sum(0) > 0]).pvalue < 0.01: words.append(f"The mix of classes in {name} differs from train beyond chance; part of such a difference may come from it.")
@@ -560,20 +568,15 @@ def audit_words(
 ) -> list[str]:
     "What was found and what was not, in plain sentences."
     words = [f"Exact copies: {_count(a['n_exact_groups'], 'group')} of equal images" + (f" with {a['n_exact_images']:,} images, {_count(a['n_exact_across'], 'group')} across splits." if a["n_exact_groups"] else ".")]
-    words.append(f"Near copies (likeness at least {a['settings']['likeness']:.3f}, detail at least {a['settings']['detail']:.2f}): {_count(a['n_near_pairs'], 'pair')}"
-                 + (f", {a['n_near_across']:,} across splits, {a['n_near_mirrored']:,} mirrored." if a["n_near_pairs"] else ", mirrored or not."))
+    words.append(f"Near copies (likeness at least {a['settings']['likeness']:.3f}, detail at least {a['settings']['detail']:.2f}): " + (f"{_count(a['n_near_pairs'], 'pair')}, {a['n_near_across']:,} across splits, {a['n_near_mirrored']:,} mirrored." if a["n_near_pairs"] else "none found, mirrored or not."))
     for name, n in a["n_leaked"].items():
-        words.append(f"{n:,} of {a['n'][name]:,} {name} images ({100 * n / a['n'][name]:.1f} %) have a copy in train: figures on {name} should be given with and without them." if n else f"No {name} image has a copy in train.")
-    words.append(f"The same image under different labels: {_count(a['n_conflicts'], 'case')}.")
+        words.append(f"{n:,} of {a['n'][name]:,} {name} images ({100 * n / a['n'][name]:.1f} %) have a copy in train: figures on {name} should be given with and without them." if n else f"No copy of a {name} image was found in train (equal, or alike up to a left-right mirror).")
+    if a["n_leaked_val"]: words.append(f"{a['n_leaked_val']:,} of {a['n']['test']:,} test images have a copy in val, which chooses the epoch, the threshold and the recalibration.")
+    words.append(f"The same image under different labels: {_count(a['n_conflicts'], 'case') if a['n_conflicts'] else 'none found'}.")
     words += [f"The {name} split has no image to judge these classes by: {', '.join(a['classes'][k] for k in lacking)}." for name, lacking in a["absent_classes"].items()] or ["Every class occurs in every split."]
     return words + _shift_words(a) + [_suspect_words(a)] + list(a["notes"])
 
 # %% ../nbs/00_audit.ipynb #c037e56e
-def _shown(image:np.ndarray) -> np.ndarray:
-    "One image (C, *spatial) as (H, W) or (H, W, 3); of a volume the middle slice."
-    if image.ndim == 4: image = image[:, image.shape[1] // 2]
-    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1) if len(image) == 3 else image.mean(0).astype(np.uint8)
-
 def _label_words(label:Any, classes:Sequence[str]) -> str:
     "Name of a label, or of all labels that an image has."
     if not isinstance(label, list): return str(classes[label])
@@ -589,7 +592,7 @@ def audit_sheet(
 ) -> Figure:
     "The copies side by side, then the most doubtful labels."
     index = {n: np.arange(len(i)) if not index or n not in index else np.asarray(index[n]) for n, (i, _) in splits.items()}
-    def picture(name, i): return _shown(np.asarray(splits[name][0][int(np.flatnonzero(index[name] == i)[0])]))
+    def picture(name, i): return as_channels_last(splits[name][0][int(np.flatnonzero(index[name] == i)[0])])
     found = [e | dict(conflict=not e["same_label"], said="equal") for e in a["exact"]]
     found += [e | dict(conflict=not e["same_label"], said=("mirror " if e["mirrored"] else "near ") + f"{min(e['likeness'], 0.999):.3f}") for e in a["near"]]
     found.sort(key=lambda e: (not e["conflict"], not e["across"]))

@@ -63,8 +63,10 @@ class DataOptions(Section):
     batch_size: int = Field(128, ge=1, description="Images in one training step")
     num_workers: int = Field(0, ge=0, description="Loader processes; 0 is fastest for arrays held in memory", json_schema_extra=_quiet)
     split_fractions: tuple[float, float, float] = Field((0.7, 0.15, 0.15), description="Shares of train, validation and test when a folder has no splits of its own")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of a folder's splits and of the images that max_train and max_eval keep; the run's own seed when empty")
     max_train: int | None = Field(None, ge=1, description="Train on at most this many images, drawn by seed")
     max_eval: int | None = Field(None, ge=1, description="Keep at most this many validation and test images, drawn by seed")
+    audit_most: int | None = Field(None, ge=100, description="Compare at most this many different images for near copies, drawn by seed; all when empty (minutes for 100,000)")
     audit: bool = Field(True, description="Look for duplicates, leaks between splits, shift and doubtful labels before anything is trained")
 
     @field_validator("split_fractions")
@@ -477,6 +479,7 @@ def fingerprint(
     "Name what decides a stage's result, but for the files it reads."
     sections = {s: _affecting(s, options) for s in _SECTIONS[stage]}
     if stage == "data" and options.data.dataset != "synthetic": sections.pop("synthetic")
+    if stage == "eval" and options.eval.other_data == "synthetic": sections["synthetic"] = _affecting("synthetic", options)
     return hashlib.sha256((json.dumps(sections, sort_keys=True) + code_of(stage)).encode()).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #45d866eb

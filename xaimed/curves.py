@@ -86,17 +86,38 @@ def _sensitivity_at(found, wrong, x):
     reached = found[g, at] + part * (found[g, then] - found[g, at])
     return np.where(wrong[:, -1:] > 0, _share(reached, found[:, -1:]), np.nan)
 
-def _precision_at(found, wrong, x):
-    "Precision of the highest threshold that reaches each recall of x, and that finds anything: (R, len(x))."
+def _reaching(found, wrong, x):
+    "Positives and negatives called at the highest threshold that reaches each recall of x, and that finds anything: each (R, len(x))."
     g = np.arange(len(found))[:, None]
     first = found[g, (found > 0).argmax(1)[:, None]]
     target = np.maximum(np.round(x * found[:, -1:], 9), first)
     at = np.stack([np.searchsorted(row, t, side="left") for row, t in zip(found, target)])
-    return _share(found[g, at], found[g, at] + wrong[g, at])
+    return found[g, at], wrong[g, at]
+
+def _precision_at(found, wrong, x):
+    "Precision at each recall of x: (R, len(x))."
+    right, false = _reaching(found, wrong, x)
+    return _share(right, right + false)
 
 # %% ../nbs/03_curves.ipynb #685a6274
-def _band(positive, score, at, area, stratified, n_resamples, level, n_points, seed):
-    "A curve on the grid and the middle of its resamples."
+def _least_roc(found, wrong, x, level):
+    "The narrowest ends allowed for the sensitivity at each false positive rate of x: Wilson's, and 0 or 1 where the threshold may lie beyond all negatives."
+    n_positive, n_negative, tail = found[0, -1], wrong[0, -1], (1 - level) / 2
+    share = wilson_interval(np.round(_sensitivity_at(found, wrong, x)[0] * n_positive), np.full(len(x), n_positive), level=level)
+    return np.where((1 - x) ** n_negative > tail, 0, share.low), np.where(x ** n_negative > tail, 1, share.high)
+
+def _least_precision(found, wrong, x, level):
+    "The same for the precision at each recall of x; 0 and 1 where the threshold may lie above all positives, down to the prevalence where it may lie below all."
+    right, false = (np.round(c[0]) for c in _reaching(found, wrong, x))
+    share, n_positive, tail = wilson_interval(right, right + false, level=level), found[0, -1], (1 - level) / 2
+    prevalence = wilson_interval(n_positive, n_positive + wrong[0, -1], level=level)
+    low = np.where(x ** n_positive > tail, np.minimum(share.low, prevalence.low), share.low)
+    above = (1 - x) ** n_positive > tail
+    return np.where(above, 0, low), np.where(above, 1, share.high)
+
+# %% ../nbs/03_curves.ipynb #033dd935
+def _band(positive, score, at, least, area, stratified, n_resamples, level, n_points, seed):
+    "A curve on the grid and the middle of its resamples, widened to the `least` ends."
     true, s = _checked(positive, score)
     check_level(level), check_resamples(n_resamples)
     if n_points < 2: raise ValueError(f"n_points is {n_points}, expected at least 2: both ends of the curve")
@@ -105,10 +126,11 @@ def _band(positive, score, at, area, stratified, n_resamples, level, n_points, s
     if min(n, len(s) - n) >= FEWEST:
         drawn = np.concatenate([at(*_steps(true, s, w), x) for w in resample_weights(true * stratified, n_resamples, seed=seed, batch=batch)])
         drawn = drawn[np.isfinite(drawn).all(1)]                                 # a draw without a positive has no precision
-        if np.ptp(drawn, axis=0).max() > 1e-12: low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        middle, ends = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0), least(*_steps(true, s, one), x, level)
+        low, high = np.minimum(middle[0], ends[0]), np.maximum(middle[1], ends[1])
     return Curve(x, at(*_steps(true, s, one), x)[0], low, high, n, len(s) - n, float(area(true, s, one)[0]))
 
-# %% ../nbs/03_curves.ipynb #033dd935
+# %% ../nbs/03_curves.ipynb #69bbb0e7
 def roc_band(
     positive:Any,         # Whether the class is true, (N,)
     score:Any,            # (N,) finite, higher is more like the class
@@ -117,9 +139,9 @@ def roc_band(
     level:float=.95,      # Of confidence, at each point
     n_points:int=101,     # Of the grid
     seed:int=0,
-) -> Curve:               # Sensitivity by false positive rate, area: AUC; no band where a side has fewer than `intervals.FEWEST` images, or no resample differs
-    "The ROC curve with a pointwise bootstrap band of the sensitivity at each false positive rate."
-    return _band(positive, score, _sensitivity_at, weighted_auc, True, n_resamples, level, n_points, seed)
+) -> Curve:               # Sensitivity by false positive rate, area: AUC; no band where a side has fewer than `intervals.FEWEST` images
+    "The ROC curve with a pointwise band of the sensitivity at each false positive rate: bootstrap, at least Wilson's interval."
+    return _band(positive, score, _sensitivity_at, _least_roc, weighted_auc, True, n_resamples, level, n_points, seed)
 
 def precision_recall_band(
     positive:Any,         # Whether the class is true, (N,)
@@ -129,9 +151,9 @@ def precision_recall_band(
     level:float=.95,      # Of confidence, at each point
     n_points:int=101,     # Of the grid
     seed:int=0,
-) -> Curve:               # Precision by recall, area: average precision; no band where a side has fewer than `intervals.FEWEST` images, or no resample differs
-    "The precision-recall curve with a pointwise bootstrap band of the precision at each recall."
-    return _band(positive, score, _precision_at, weighted_average_precision, False, n_resamples, level, n_points, seed)
+) -> Curve:               # Precision by recall, area: average precision; no band where a side has fewer than `intervals.FEWEST` images
+    "The precision-recall curve with a pointwise band of the precision at each recall: bootstrap, at least Wilson's interval."
+    return _band(positive, score, _precision_at, _least_precision, weighted_average_precision, False, n_resamples, level, n_points, seed)
 
 # %% ../nbs/03_curves.ipynb #20a6dbf2
 def _drawn(y:np.ndarray, p:np.ndarray, task:str, classes:Sequence[str], most_classes:int) -> tuple[np.ndarray, list[int], list[dict]]:
@@ -155,7 +177,7 @@ def curves_report(
     n_resamples:int=1000,
     seed:int=0,
     most_classes:int=9,     # Curves at most
-) -> list[dict]:            # class (index), name, n_positive, n, prevalence, auc, auprc, roc and pr: dicts of x, y, low, high, lists of equal length; low and high hold None where there is no band
+) -> list[dict]:            # class (index), name, n_positive, n, prevalence, auc, auprc, roc and pr: dicts of x, y, low, high, lists of equal length; low and high hold None where a side has too few images for a band
     "ROC and precision-recall curve of each class against the rest, ready for JSON; `curves_left_out` names the classes without."
     y, p = check_scores(labels, probs, task)
     true, kept, _ = _drawn(y, p, task, classes, most_classes)

@@ -9,8 +9,8 @@ __all__ = ['log', 'SPLITS', 'IMAGE_SUFFIXES', 'DataError', 'DatasetSpec', 'list_
            'DataFile', 'find_data', 'npz_spec_of_synthetic', 'Transform', 'build_transforms', 'augment_batch',
            'ImageDataset', 'masks_path', 'read_masks', 'load_masks', 'load_arrays', 'load_medmnist_dataset',
            'dataset_spec', 'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec',
-           'check_source', 'load_split', 'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside',
-           'write_audit', 'run_data']
+           'check_source', 'data_seed', 'load_split', 'build_loaders', 'count_labels', 'make_card', 'draw_samples',
+           'files_beside', 'write_audit', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
 import ast, errno, hashlib, json, logging, os, re, shutil, time, zipfile, zlib
@@ -856,6 +856,12 @@ def check_source(
     if d.dataset not in _info(): find_from_options(options)
     elif (path := _medmnist_path(d.dataset, d.size, d.data_dir, d.download, d.mirror)).exists(): contents_of(path)
 
+def data_seed(
+    options:Options,
+) -> int:
+    "The seed that decides which images are in which split, where the data do not."
+    return options.seed if options.data.seed is None else options.data.seed
+
 def load_split(
     options:Options,
     split:str,                  # "train", "val" or "test"
@@ -863,8 +869,8 @@ def load_split(
 ) -> ImageDataset:              # At most data.max_train or data.max_eval images
     "One split of a run's data set."
     d = options.data
-    loaded = _load(find_from_options(options), split, transform, size=d.size, split_fractions=tuple(d.split_fractions), seed=options.seed)
-    return loaded.take(d.max_train if split == "train" else d.max_eval, options.seed)
+    loaded = _load(find_from_options(options), split, transform, size=d.size, split_fractions=tuple(d.split_fractions), seed=data_seed(options))
+    return loaded.take(d.max_train if split == "train" else d.max_eval, data_seed(options))
 
 def build_loaders(
     options:Options,
@@ -947,6 +953,7 @@ def write_audit(
     folder:Path,            # Of the data stage
     parts:dict,             # Split -> ImageDataset
     *,
+    most:int|None=None,     # As in `audit.audit`
     seed:int=0,
 ) -> dict:                  # What audit.json holds
     "Audit the splits of a run; write `audit.json` and a sheet of the pictures behind it."
@@ -955,7 +962,7 @@ def write_audit(
     spec = parts["train"].spec
     splits = {s: (d.images.cpu().numpy(), d.labels.cpu().numpy()) for s, d in parts.items()}
     index = {s: d.index.cpu().numpy() for s, d in parts.items()}
-    found = audit(splits, spec.task, spec.classes, index=index, seed=seed)
+    found = audit(splits, spec.task, spec.classes, index=index, most=most, seed=seed)
     found["words"] = audit_words(found)
     write_json(folder / "audit.json", found)
     save_figure(audit_sheet(found, splits, spec.classes, index=index), folder / "audit.png")
@@ -970,11 +977,11 @@ def run_data(
     def make(folder):
         from xaimed.plots import save_figure
         found, d = find_from_options(options), options.data
-        card = make_card(found, size=d.size, split_fractions=tuple(d.split_fractions), seed=options.seed)
+        card = make_card(found, size=d.size, split_fractions=tuple(d.split_fractions), seed=data_seed(options))
         parts = {s: load_split(options, s) for s in SPLITS}           # every split is checked before anything is learned
         write_json(folder / "card.json", card)
         save_figure(draw_samples(parts["train"], seed=options.seed), folder / "samples.png")
-        if d.audit: write_audit(folder, parts, seed=options.seed)
+        if d.audit: write_audit(folder, parts, most=d.audit_most, seed=options.seed)
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
                 "watched": [found.path, *files_beside(found)]}
     return run_stage(options, "data", make, force=force)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'check_members', 'member_probabilities', 'ensemble_probabilities', 'uncertainty', 'order_report',
-           'ensemble_report', 'ensemble_words', 'uses_dropout', 'dropout_logits', 'mc_dropout', 'dropout_report',
-           'dropout_words']
+           'ensemble_report', 'ensemble_words', 'head_dropout', 'uses_dropout', 'dropout_logits', 'mc_dropout',
+           'dropout_report', 'dropout_words']
 
 # %% ../nbs/03_ensemble.ipynb #df6f8c27
 import math
@@ -139,7 +139,19 @@ def ensemble_report(
         orders=order_report(right, orders, n_resamples=min(n_resamples, 500), level=level, seed=seed)))
 
 # %% ../nbs/03_ensemble.ipynb #c2211347
-def _of(e, digits=3): return f"{e['value']:.{digits}f}" + (f" ({e['low']:.{digits}f} to {e['high']:.{digits}f})" if e.get("low") is not None else "")
+def _interval(low, high, digits=3, sign=""):
+    "An interval in brackets; nothing where there is none, or where it has no width at these digits."
+    if low is None or high is None: return ""
+    low, high = (round(v, digits) + 0.0 for v in (low, high))     # + 0.0: no minus before a zero
+    return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})" if low != high else ""
+
+def _of(e): return f"{e['value']:.3f}" + _interval(e.get("low"), e.get("high"))
+
+def _nll_words(g):
+    "How the negative log-likelihood of all together differs from that of the run itself; g is the run's minus theirs."
+    if g["low"] > 0: return f"The negative log-likelihood falls by {g['value']:.3f} per image{_interval(g['low'], g['high'])}."
+    if g["high"] < 0: return f"The negative log-likelihood rises by {-g['value']:.3f} per image{_interval(-g['high'], -g['low'])}."
+    return f"The negative log-likelihood changes by {round(-g['value'], 3) + 0.0:+.3f} per image{_interval(-g['high'], -g['low'], sign='+')}: no clear difference."
 
 def _order_words(r):
     "What an order report says, in one sentence."
@@ -147,7 +159,7 @@ def _order_words(r):
     said = f"The order that leaves most errors to the end is by: {best['title'][:1].lower() + best['title'][1:]}, AURC {best['aurc']:.4f}"
     if r["difference"] is None: return said + "."
     d, next_best = r["difference"], next(o["title"] for o in r["orders"] if o["name"] == r["difference"]["name"])
-    return said + f"; the next ({next_best[:1].lower() + next_best[1:]}) has {d['value']:.4f} more ({d['low']:.4f} to {d['high']:.4f}): " + ("clearly worse." if r["clear"] else "no clear difference.")
+    return said + f"; the next ({next_best[:1].lower() + next_best[1:]}) has {d['value']:.4f} more{_interval(d['low'], d['high'], digits=4)}: " + ("clearly worse." if r["clear"] else "no clear difference.")
 
 def ensemble_words(
     report:Mapping,   # From `ensemble_report`
@@ -158,19 +170,30 @@ def ensemble_words(
     for name, title in (("auc", "AUC"), ("accuracy", "Accuracy")):
         s = report["seed_spread"][name]
         if s is None: said.append(f"{title} is not defined for every training."); continue
-        said.append(f"{title} over {m} trainings that differ in the seed: mean {s['mean']:.3f}, standard deviation {s['sd']:.3f}, from {s['low']:.3f} to {s['high']:.3f}. Of all together: {_of(report['ensemble'][name])}, the interval being that of {report['n']} test images.")
+        said.append(f"{title} over {m} trainings that differ in the seed: mean {s['mean']:.3f}, standard deviation {s['sd']:.3f}, from {s['low']:.3f} to {s['high']:.3f}. Of all together: {_of(report['ensemble'][name])}" + (f", the interval being that of {report['n']} test images." if _of(report["ensemble"][name]).endswith(")") else f", on {report['n']} test images."))
     c, g = report["comparison"]["auc"], report["nll_gain"]
-    if c["low"] is not None: said.append(f"Against the run itself the mean of all changes the AUC by {c['difference']:+.3f} ({c['low']:+.3f} to {c['high']:+.3f}): " + ("a difference." if c["low"] > 0 or c["high"] < 0 else "no clear difference."))
-    if g["low"] is not None: said.append(f"The negative log-likelihood falls by {g['value']:.3f} per image ({g['low']:.3f} to {g['high']:.3f}).")
+    if c["low"] is not None: said.append(f"Against the run itself the mean of all changes the AUC by {round(c['difference'], 3) + 0.0:+.3f}{_interval(c['low'], c['high'], sign='+')}: " + ("a difference." if c["low"] > 0 or c["high"] < 0 else "no clear difference."))
+    if g["low"] is not None: said.append(_nll_words(g))
     said.append(f"On average {100 * report['uncertainty']['disagreement']:.1f} % of the trainings decide otherwise than all together.")
     return said + [_order_words(report["orders"])]
 
 # %% ../nbs/03_ensemble.ipynb #19630edc
+def head_dropout(
+    model:nn.Module,
+) -> float|None:      # Its p, 0..1; None where there is none
+    "The dropout directly before the classifier head, in an nn.Sequential that ends in it."
+    head = classifier_head(model)
+    for layers in (list(m) for m in model.modules() if isinstance(m, nn.Sequential)):
+        if len(layers) > 1 and layers[-1] is head and isinstance(layers[-2], nn.Dropout): return float(layers[-2].p)
+    return None
+
 def uses_dropout(
     model:nn.Module,
+    p:float,          # Share of features that the masks set to zero
 ) -> bool:
-    "Whether the network has a dropout layer that does anything in training."
-    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
+    "Whether the network was built to be trained with these masks: dropout of this p directly before its head."
+    found = head_dropout(model)
+    return found is not None and math.isclose(found, p)
 
 def dropout_logits(
     features:Any,       # What goes into the head, (N, D)
@@ -207,7 +230,7 @@ def mc_dropout(
     device:torch.device|str|None=None, # Where the model is; its own when None
     batch_size:int=128,    # Images at once
 ) -> np.ndarray:           # Logits, (M, N, K) float32
-    "Ask one network many times, with other features switched off each time; a guess where it was trained without dropout."
+    "Ask one network many times, with other features switched off each time; a guess where it was trained without this dropout before its head."
     head = classifier_head(model)
     features, _ = extract_features(model, data, device=device, batch_size=batch_size)
     weight, bias = (None if v is None else v.detach().float().cpu().numpy() for v in (head.weight, head.bias))
@@ -240,6 +263,6 @@ def dropout_words(
 ) -> list[str]:
     "What the masks say, in sentences."
     r, u = report, report["uncertainty"]
-    said = [] if r["trained_with_dropout"] else [f"The network was trained without dropout: p = {r['p']:g} is a guess, and the size of the uncertainty is one too. Only the order of the images may mean something."]
+    said = [] if r["trained_with_dropout"] else [f"The network was trained without dropout of p = {r['p']:g} before its head: that p is a guess, and the size of the uncertainty is one too. Only the order of the images may mean something."]
     said.append(f"With {100 * r['p']:.0f} % of the features switched off, {r['n_passes']} times: mutual information {u['mutual_information']:.3f} nats on average, of a total of {u['total']:.3f}; the mean decides {100 * r['changed']:.1f} % of the {r['n']} images otherwise than the network.")
     return said + [_order_words(r["orders"])]

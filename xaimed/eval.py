@@ -29,8 +29,8 @@ from .features import OTHER_SETS
 from .intervals import METRICS, delong_test, mcnemar_test, metric_rows, paired_bootstrap
 from .models import transforms_for
 from .plots import as_channels_last, confusion, image_grid, label_table, lines, reliability, risk_curve, save_figure
-from .slices import Slice, image_quality, metadata_slices, quality_slices, read_metadata, slice_report, slices_words
-from .stress import Evaluated, stress_tests
+from .slices import Slice, columns_left_out, image_quality, metadata_slices, quality_slices, read_metadata, slice_report, slices_words
+from .stress import Evaluated, member_options, other_files, other_seeds, stress_tests
 from .train import load_trained_model, predict_logits, run_training
 from .trust import (accuracy, auc, auc_per_class, calibration_bins, check_scores, confidence_and_correct, confusion_matrix,
                           expected_calibration_error, label_outcomes, macro_f1, per_class_metrics, predict_labels, probabilities)
@@ -383,7 +383,7 @@ def write_evaluation(
     where, after, sets = f"{dataset} {split}, {len(p)} images".strip(), None, None
     metrics["selective"], curve = selective_report(y, p, task)
     metrics["slices"] = slice_report(y, p, task, slices_of(images, metadata), n_resamples=min(n_resamples, 1000), seed=seed, ece_bins=ece_bins)
-    metrics["slices"]["words"] = slices_words(metrics["slices"])
+    metrics["slices"]["words"] = slices_words(metrics["slices"]) + columns_left_out(metadata or {})
     metrics["held_out"] = metrics["calibration"] = metrics["conformal"] = metrics["operating"] = None
     if held_out is not None:
         scored = Scores(y, p, logits, split)
@@ -412,12 +412,13 @@ def write_evaluation(
 def files_named(
     options:Options,
 ) -> dict[str, Path]:  # "metadata" and "other_data", where they are files
-    "Find the files that the evaluation's options name, before anything is trained; an error where there is none."
+    "Find the files that the evaluation's options name, before anything is trained; an error where there is none, or where the other data are the run's own."
     found, asked = {}, options.eval
     if asked.metadata:
         found["metadata"] = resolve_path(asked.metadata)
         if not found["metadata"].is_file(): raise ValueError(f"eval.metadata is {asked.metadata!r}, and there is no such file: expected a CSV with the column index (place in the split) and one column or more by which to slice")
     if asked.other_data and asked.other_data not in OTHER_SETS:
+        if asked.other_data == options.data.dataset: raise ValueError(f"eval.other_data is {asked.other_data!r}, which is the run's own data set; expected another one, or made of the images themselves: {', '.join(OTHER_SETS)}")
         try: check_source(options.model_copy(update={"data": options.data.model_copy(update={"dataset": asked.other_data})}))
         except (ValueError, FileNotFoundError) as error: raise ValueError(f"eval.other_data: {error}. Made of the images themselves: {', '.join(OTHER_SETS)}") from None
         if (path := resolve_path(asked.other_data)).exists(): found["other_data"] = path
@@ -451,7 +452,7 @@ def run_eval(
             gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, n_resamples=asked.n_resamples, seed=options.seed,
             held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist(), threshold=asked.threshold, threshold_target=asked.threshold_target,
             metadata=columns, stress=lambda gallery: stress_tests(case, folder, gallery))
-        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")} | {"watched": list(files.values())}
+        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")} | {"watched": [*files.values(), *other_files(options), *(stage_dir(member_options(options, s), "train") / "manifest.json" for s in other_seeds(options))]}
     return run_stage(options, "eval", make, force=force)
 
 # %% ../nbs/03_eval.ipynb #dc9a852b

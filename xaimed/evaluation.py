@@ -174,7 +174,7 @@ def selective_section(
 def _share(e:Ends|None, digits:int=3) -> Markup:
     "A figure with its interval below it."
     if e is None or e.value is None: return Markup("–")
-    return Markup(escaped(number(e.value, digits)) + ("" if e.low is None or e.high is None else f"<small>{e.low:.{digits}f} to {e.high:.{digits}f}</small>"))
+    return Markup(escaped(number(e.value, digits)) + ("" if e.low is None or e.high is None else f"<small>{number(e.low, digits)} to {number(e.high, digits)}</small>"))
 
 
 def curves_section(
@@ -182,7 +182,7 @@ def curves_section(
 ) -> HTML:
     "Show the curves with their bands, and what a frozen threshold does."
     o, many = results.metrics.operating, results.dataset.task == "multi-label"
-    drawn = figure(results.path("operating_curves"), "ROC and precision-recall curves with bands", "Curves on the evaluated images, one class against the rest. The bands are 95 % of resamples at each place of the horizontal axis, not for the whole curve at once; a class with few images has none. The chance level of a precision-recall curve is the share of images with the class.", width=46) if "operating_curves" in results.figures else ""
+    drawn = figure(results.path("operating_curves"), "ROC and precision-recall curves with bands", "Curves on the evaluated images, one class against the rest. The bands hold 95 % at each place of the horizontal axis (resamples, and at least Wilson's interval), not the whole curve at once; a class with few images has none. The chance level of a precision-recall curve is the share of images with the class.", width=46) if "operating_curves" in results.figures else ""
     if o is None: return section(drawn, note("No threshold was chosen: " + ("the most probable class decides." if results.dataset.task in ("multi-class", "ordinal") else "it needs a split that was held out of training.")))
     rule = o.title + ("" if o.target is None else f" ({o.target:g})")
     columns = ("sensitivity", "specificity", "ppv", "npv", "accuracy")
@@ -199,9 +199,9 @@ def slices_section(
     "Show on which images it is worse, and whether that is more than luck and the mix of classes."
     s = results.metrics.slices
     if s is None or not s.slices: return section(note("Not cut into slices: no quality of the images varies, and no table of metadata was given (eval.metadata)."))
-    def mark(r): return "small" if r.small else "not tested" if not r.tested else "worse" if r.worse and r.worse_than_mix else "worse, by its classes" if r.worse else "worse than its classes" if r.worse_than_mix else ""
-    rows = [(r.name, r.n, _share(r.accuracy), _share(r.auc), r.expected, r.ece, r.p_corrected, mark(r)) for r in s.slices]
-    return section(note(*s.words), fold(f"Every slice ({len(rows)})", table(rows, ["Slice", "Images", "Accuracy", "AUC", "By class mix", "ECE", "p corrected", ""], css="xr-sticky", row_css=["xr-gray" if r.small else "" for r in s.slices],
+    from xaimed.slices import slice_mark
+    rows = [(r.name, r.n, _share(r.accuracy), _share(r.auc), r.expected, r.ece, r.p_corrected, r.p_auc_corrected, slice_mark(r.model_dump())) for r in s.slices]
+    return section(note(*s.words), fold(f"Every slice ({len(rows)})", table(rows, ["Slice", "Images", "Accuracy", "AUC", "By class mix", "ECE", "p, accuracy", "p, AUC", ""], css="xr-sticky", row_css=["xr-gray" if r.small else "" for r in s.slices],
         caption="Thirds of each image quality read from the pixels, and every value of the metadata, where a table was given. “By class mix”: the accuracy that the classes of the slice alone would give. p: of no difference from the rest, corrected for the number of slices (Holm).")))
 
 
@@ -212,10 +212,10 @@ def leaks_part(
     "Say what the images with a copy in train do to the figures."
     if leaks is None: return ""
     if not leaks.n_leaked: return ""                                  # the audit says so
-    if leaks.without is None: return note(f"Every {split} image has a copy in train: these figures are of memory.", warn=True)
+    if leaks.without is None: return note(f"Every {split} image has a copy in train or val: these figures are of memory.", warn=True)
     titles = {"auc": "AUC", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
-    rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k))) for k, v in leaks.of_all.items()]
-    return table(rows, ["Figure", f"All {leaks.n:,}", f"Without the {leaks.n_leaked:,}"], caption=f"{plural(leaks.n_leaked, 'image')} of {leaks.n:,} in the {split} split {'has' if leaks.n_leaked == 1 else 'have'} an exact or near copy in train. The figures with and without, 95 % intervals below.")
+    rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k)), _share((leaks.change or {}).get(k))) for k, v in leaks.of_all.items()]
+    return table(rows, ["Figure", f"All {leaks.n:,}", f"Without the {leaks.n_leaked:,}", "Change"], caption=f"{plural(leaks.n_leaked, 'image')} of {leaks.n:,} in the {split} split {'has' if leaks.n_leaked == 1 else 'have'} an exact or near copy in train, or in the split that chose the epoch. The figures with and without, 95 % intervals below; the interval of the change is that of the paired difference. A dash: not defined without them.")
 
 # %% ../nbs/05_evaluation.ipynb #6da979eb
 def audit_section(
@@ -229,7 +229,7 @@ def audit_section(
     suspects = fold(f"Doubtful labels ({len(a.suspects)})", table([(f"{s.split} {s.index}", s.label_name, s.suggested_name, s.self_confidence) for s in a.suspects], ["Image", "Label", "Rather", "Probability of its label"],
         caption="By confident learning (Northcutt et al. 2021) with out-of-fold scores of a simple model of the pixels: worth a second look, and no more.")) if a.suspects else ""
     sheet = figure(results.path("audit"), "Copies side by side, and doubtful labels", "What the audit found, the copies side by side. Look before you believe it.", width=46) if "audit" in results.figures and (copies or suspects) else ""
-    found = a.n_conflicts or any(a.n_leaked.values()) or any(a.absent_classes.values())
+    found = a.n_conflicts or a.n_leaked_val or any(a.n_leaked.values()) or any(a.absent_classes.values())
     return section(note(*a.words, warn=bool(found)), leaks_part(results.metrics.leaks, results.metrics.split), sheet, listed, suspects)
 
 # %% ../nbs/05_evaluation.ipynb #9a33e8df

@@ -85,7 +85,7 @@ def cases_part(
     "Show the training cases nearest to an image: the explanation by example."
     cases = [c for c in results.neighbours if c.index == index]
     if not cases: return ""
-    far = f" None of them is near: {'fewer than 1' if cases[0].typicality < 0.01 else f'only {100 * cases[0].typicality:.0f}'} % of the training images are as far from their nearest." if cases[0].typicality is not None and cases[0].typicality <= 0.05 else ""
+    far = f" None of them is near: {'fewer than 1' if cases[0].typicality < 0.01 else f'only {100 * cases[0].typicality:.0f}'} % of the training images are as far from their nearest." if cases[0].stranger else ""
     words = "Nearest training cases: " + "; ".join(f"{c.label_name} (train {c.case}, similarity {number(c.similarity, 2)})" for c in cases) + "." + far
     sheet = results.path(f"explain/{results.run}/sample_{index:05d}_neighbours.png")
     return f"<figure>{image(sheet, f'Image {index} and its nearest training cases') if sheet.exists() else ''}<figcaption class='xr-flags'>{escaped(words)}</figcaption></figure>"
@@ -99,7 +99,7 @@ def cases_section(
     if n is None: return section(note("The nearest training cases were not looked for in this run (eval.n_neighbours is 0)."))
     def said(a): return f"{100 * (a.value or 0):.0f} %" + (f" ({100 * a.low:.0f} to {100 * a.high:.0f} %)" if a.low is not None and a.high is not None else "") + f"; luck would give {100 * (a.chance or 0):.0f} %, always the commonest label {100 * (a.commonest or 0):.0f} %"
     words = [f"The majority of the {n.k} training cases nearest in the network's own features says what the network says for {said(n.prediction)}.", f"It is true for {said(n.label)}. The network itself is right for {100 * (n.accuracy or 0):.0f} %."]
-    if n.n_strangers: words.append(f"{plural(n.n_strangers, 'image')} of {n.n:,} {'is' if n.n_strangers == 1 else 'are'} farther from every training case than 95 % of the training cases are from each other: there the cases explain nothing.")
+    words += n.words
     words.append("Cases that look alike to the network share its mistakes: where it is wrong, its cases may be wrong with it.")
     drawn = figure(results.path("neighbours"), "Failures and their nearest training cases", "Left: an image of the failure gallery, with what was said. Right of it: the training images nearest to it in the network's features, with their labels.", width=46) if "neighbours" in results.figures else ""
     return section(note(*words), drawn)

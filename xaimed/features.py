@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIMILARITIES', 'STRANGER', 'SCORES', 'OTHER_SETS', 'CONTROLS', 'EASY', 'classifier_head', 'penultimate',
-           'extract_features', 'nearest_cases', 'usual_similarities', 'typicality', 'neighbours_report',
-           'knn_agreement', 'Score', 'max_probability', 'energy_score', 'Mahalanobis', 'fit_mahalanobis',
-           'mahalanobis_score', 'ood_scores', 'OtherSet', 'register_other_set', 'noise_images', 'shuffled_images',
-           'scrambled_images', 'stranger_images', 'pixel_statistics', 'pixel_scores', 'false_positive_rate',
-           'ood_report', 'ood_words']
+           'extract_features', 'nearest_cases', 'usual_similarities', 'typicality', 'strangers_words',
+           'neighbours_report', 'knn_agreement', 'Score', 'max_probability', 'energy_score', 'Mahalanobis',
+           'fit_mahalanobis', 'mahalanobis_score', 'ood_scores', 'OtherSet', 'register_other_set', 'noise_images',
+           'shuffled_images', 'scrambled_images', 'stranger_images', 'pixel_statistics', 'pixel_scores',
+           'false_positive_rate', 'ood_report', 'ood_words']
 
 # %% ../nbs/03_features.ipynb #570d0145
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -148,6 +148,17 @@ def typicality(
 ) -> np.ndarray:       # The same shape, above 0, at most 1; small for a stranger
     "Rank of a similarity among those that are usual between training cases."
     return (1 + np.searchsorted(np.asarray(usual), np.asarray(similarity), side="right")) / (len(usual) + 1)
+
+def strangers_words(
+    n_strangers:int,   # Images with a typicality of at most STRANGER
+    n:int,             # Images asked, at least 1
+) -> str:
+    "How many images are strangers, beside the share that would be by definition."
+    from scipy.stats import binomtest
+    if not 0 <= n_strangers <= n or n < 1: raise ValueError(f"n_strangers is {n_strangers} and n {n}, expected 0 or more of at least 1 image: the strangers are some of the images")
+    beyond = binomtest(int(n_strangers), int(n), STRANGER, alternative="greater").pvalue < .05
+    return (f"{n_strangers:,} of {n:,} images ({100 * n_strangers / n:.1f} %) are farther from their nearest training case than {100 * (1 - STRANGER):.0f} % of training cases are from theirs; "
+            f"about {100 * STRANGER:.0f} % would be by definition" + (", and this is more than luck allows." if beyond else "."))
 
 # %% ../nbs/03_features.ipynb #2ed56dce
 def _labels(name:str, values:Any, n:int, num_classes:int, task:str) -> np.ndarray:
@@ -405,6 +416,8 @@ CONTROLS = {"brightness": Score("Brightness alone", "mean of the pixels"), "cont
 
 def pixel_statistics(
     images:Any,       # As stored, uint8 (N, C, *spatial)
+    *,
+    chunk:int=2**22,  # Values worked on at once: bounds the memory; changes nothing
 ) -> np.ndarray:      # (N, 2): mean and standard deviation of each image, 0..255
     "Brightness and contrast."
     x = np.asarray(images)
@@ -413,7 +426,8 @@ def pixel_statistics(
         v, size = part.reshape(len(part), -1).astype(np.int64 if x.dtype.kind in "biu" else np.float64), part[0].size
         total, squares = v.sum(1), (v * v).sum(1)
         return np.stack([total / size, np.sqrt(np.maximum(0, squares / size - (total / size)**2))], 1)
-    return np.concatenate([of(x[i:i + 1024]) for i in range(0, len(x), 1024)])
+    step = max(1, chunk // x[0].size)
+    return np.concatenate([of(x[i:i + step]) for i in range(0, len(x), step)])
 
 def pixel_scores(
     images:Any,       # As stored, uint8 (N, C, *spatial)
@@ -479,12 +493,15 @@ def ood_words(
     outside:str,             # What the outside is: "uniform noise"
 ) -> list[str]:
     "What a report on another set says, in sentences."
-    def figure(r): return f"AUC {r['auc']['value']:.3f}" + (f" ({r['auc']['low']:.3f} to {r['auc']['high']:.3f})" if r["auc"]["low"] is not None else "")
+    def figure(r): return f"AUC {r['auc']['value']:.3f}" + (f" ({r['auc']['low']:.3f} to {r['auc']['high']:.3f})" if r["auc"]["low"] is not None else f" ({r['note']})" if r["note"] else "")
     scores, controls = ([r for r in rows if r["control"] == c] for c in (False, True))
     said = []
     if scores:
-        best = max(scores, key=lambda r: r["auc"]["value"])
-        said.append(f"{best['title']} tells {inside} from {outside} best of {len(scores)} scores: {figure(best)}, n {best['n_inside']} and {best['n_outside']}. At the threshold that keeps {100 * best['recall']:.0f} % of the former, {100 * best['false_positive_rate']['value']:.0f} % of the latter pass.")
+        best, k = max(scores, key=lambda r: r["auc"]["value"]), len(scores)
+        above = (best["auc"]["value"] if best["auc"]["low"] is None else best["auc"]["low"]) > .5
+        if k == 1: first = f"{best['title']}, the only score, {'tells' if above else 'does not tell'} {inside} from {outside}{'' if above else ' beyond luck'}: {figure(best)}"
+        else: first = (f"{best['title']} tells {inside} from {outside} best of {k} scores" if above else f"No score tells {inside} from {outside} beyond luck; the highest of {k} is {best['title']}") + f": {figure(best)}"
+        said.append(f"{first}, n {best['n_inside']} and {best['n_outside']}" + (f"; the best of {k} is chosen after the fact, which flatters it" if k > 1 else "") + f". At the threshold that keeps {100 * best['recall']:.0f} % of the former, {100 * best['false_positive_rate']['value']:.0f} % of the latter pass.")
         familiar = [r["title"] for r in scores if (r["auc"]["value"] if r["auc"]["high"] is None else r["auc"]["high"]) < .5]     # without an interval every resample agrees, or too few images forbid one
         if familiar: said.append(f"More familiar than {inside}, by {' and '.join(familiar)}: {outside}.")
     if not controls: return said + ["Without controls it is not known whether brightness or contrast alone would do."]

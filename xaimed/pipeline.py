@@ -243,7 +243,7 @@ def check_names(
     options:Options,             # The run
     stages:Sequence[str]=STAGES, # The stages it will run
 ) -> None:
-    "Refuse a missing data file and an unknown data set, model, weights, recipe, device or method before anything runs."
+    "Refuse a missing file and an unknown data set, model, weights, recipe, device or method before anything runs."
     from xaimed.data import check_source
     check_source(options)
     if "models" in stages:
@@ -253,6 +253,9 @@ def check_names(
         from xaimed.train import recipe_for
         recipe_for(options.train)
         resolve_device(options.device)
+    if "eval" in stages:
+        from xaimed.eval import files_named
+        files_named(options)
     if "explain" in stages:
         from xaimed.attribution import get_method
         for name in (*options.explain.methods, *options.scorecard.methods): get_method(name)

@@ -167,7 +167,8 @@ def _data_availability(r:Results) -> Answer:
 
 def _quality(r:Results) -> Answer:
     if part(r, "audit") is None: return _add("A check of the images for copies, faults and wrong labels", "Data")
-    return _here("The data were checked, every image in the same way", "Data audit")
+    notes = part(r, "audit.notes") or []
+    return _here("The images were looked through for copies and for labels in doubt" + (f". Not all of them for everything: {' '.join(notes)}".rstrip(".") if notes else ""), "Data audit")
 
 def _preprocessing(r:Results) -> Answer:
     if not r.model.normalise: return _add("What is done to an image before the network sees it")
@@ -244,8 +245,9 @@ def _measures(r:Results) -> Answer:
     return _here("Figures over all images and by class, each explained", "Results")
 
 def _plots(r:Results) -> Answer:
-    if _measures(r).state == "missing" or "reliability" not in r.figures: return _add("Figures and plots of discrimination and calibration")
-    return _here("Figures, each explained; confusion matrix and reliability diagram", "Results")
+    "Figures, and plots of both: how well classes are told apart, and whether the probabilities hold."
+    if _measures(r).state == "missing" or not {"reliability", "operating_curves"} <= set(r.figures): return _add("Figures and plots of discrimination and calibration: ROC and precision-recall curves, and a reliability diagram")
+    return _here("Figures, each explained; ROC and precision-recall curves, confusion matrix and reliability diagram", "Curves and thresholds")
 
 def _confusion(r:Results) -> Answer:
     if _measures(r).state == "missing" or not {"confusion_matrix", "curves"} <= set(r.figures): return _add("Figures for classification, the confusion matrix, and the curves of training")
@@ -297,8 +299,9 @@ def _sensitivity(r:Results) -> Answer:
     return _robustness(r)
 
 def _bad_input(r:Results) -> Answer:
-    if part(r, "metrics.strangers") is not None: return _here("How well images unlike those of training are noticed", "Images from elsewhere")
-    return _add("How unfit images are found, and what is done with them", "" if part(r, "metrics.robustness") is None else "Worse images")
+    "Missing in every run: how well strangers are noticed is measured, but no threshold is in use and nothing is handled."
+    shown = next((heading for name, heading in (("strangers", "Images from elsewhere"), ("robustness", "Worse images")) if part(r, f"metrics.{name}") is not None), "")
+    return _add("How unfit images are found when the model is used, from which threshold on, and what is done with them", shown)
 
 # %% ../nbs/05_reviewer.ipynb #214da00f
 def _explanations(r:Results) -> Answer:
@@ -309,8 +312,9 @@ def _explanations(r:Results) -> Answer:
     return _here(f"{plural(len(methods), 'method')}, measured on {plural(r.scorecard.budget.n_images, 'image')} beside maps that know nothing{beside}", "Measured explanations")
 
 def _failures(r:Results) -> Answer:
-    if r.failures: return _here(f"A gallery of {plural(len(r.failures), 'image')}, the surest mistakes first", "Failures")
-    return _none("no image was wrong") if r.metrics.accuracy == 1 else _add("A look at the images that were wrong")
+    wrong = sum(f.group == "high_confidence_wrong" for f in r.failures)
+    if wrong: return _here(f"A gallery of {plural(wrong, 'mistake')}, the surest first", "Failures")
+    return _none("no image was wrong") if r.metrics.accuracy == 1 else _add("A look at the images that were wrong", "Failures" if r.failures else "")
 
 def _confounders(r:Results) -> Answer:
     region = part(r, "scorecard.regions")

@@ -275,6 +275,8 @@ class SliceRow(Part):
     p_mix_corrected: float | None = Field(None, description="The same, within classes")
     worse: bool = Field(False, description="Worse than the rest beyond luck")
     worse_than_mix: bool = Field(False, description="Worse than its mix of classes explains")
+    auc_worse: bool = Field(False, description="Worse than the rest by AUC beyond luck")
+    p_auc_corrected: float | None = Field(None, description="Of no difference in AUC from the rest, corrected")
     model_config = ConfigDict(frozen=True, extra="allow")      # the words of the page Slices read more of it
 
 
@@ -290,11 +292,12 @@ class Slices(Part):
 
 
 class Leaks(Part):
-    "What the images with a copy in train do to the figures."
+    "What the images with a copy in train or val do to the figures."
     n: int = Field(description="Images evaluated")
-    n_leaked: int = Field(description="Of these, with an exact or near copy in train")
+    n_leaked: int = Field(description="Of these, with an exact or near copy in train or in the split that chose the epoch")
     of_all: dict[str, Ends] = Field({}, description="AUC, accuracy and balanced accuracy of all images")
     without: dict[str, Ends] | None = Field(None, description="Without the leaked ones; null where nothing leaked")
+    change: dict[str, Ends] | None = Field(None, description="The second less the first, with the interval of the paired difference")
 
 
 class Corrupted(Part):
@@ -365,7 +368,8 @@ class Neighbourhood(Part):
     prediction: Agreeing = Field(description="Their majority is what the network says")
     label: Agreeing = Field(description="Their majority is true")
     accuracy: float | None = Field(None, description="How often the network is right")
-    n_strangers: int = Field(0, description="Images farther from every case than 95 % of training cases are from each other")
+    n_strangers: int = Field(0, description="Images farther from their nearest case than 95 % of training cases are from theirs; about 5 % by definition")
+    words: list[str] = Field([], description="What that number means")
 
 
 class Dropped(Part):
@@ -598,6 +602,8 @@ class Audit(Part):
     n_suspects: int = Field(0, description="Doubtful labels")
     n_leaked: dict[str, int] = Field({}, description="Images of the other splits with a copy in train")
     leaked: dict[str, list[int]] = Field({}, description="Their places")
+    n_leaked_val: int = Field(0, description="Test images with a copy in val")
+    leaked_val: list[int] = Field([], description="Test images with a copy in val, which chooses epoch, threshold and recalibration")
     absent_classes: dict[str, list[int]] = Field({}, description="Classes without an image, by split")
     shift: dict[str, dict[str, Any]] = Field({}, description="How well a simple model tells a split from train: AUC with its interval")
     exact: list[Copy] = Field([], description="Groups of equal images, the first 200")
@@ -619,7 +625,12 @@ class Case(Part):
     label: str = Field("", description="Its label")
     label_name: str = Field("", description="In words")
     similarity: float | None = Field(None, description="Cosine of the angle between their features")
-    typicality: float | None = Field(None, description="Share of training cases that are no nearer to theirs than this image to its nearest; small: a stranger")
+    typicality: float | None = Field(None, description="Share of training cases that are no nearer to theirs than this image to its nearest; 0.05 or less: a stranger")
+
+    @property
+    def stranger(self) -> bool:
+        "Whether the image is farther from its nearest case than 95 % of training cases are from theirs."
+        return self.typicality is not None and self.typicality <= 0.05
 
 # %% ../nbs/05_schema.ipynb #d583ef26
 class Published(Part):
