@@ -105,6 +105,21 @@ def test_leaked_images_are_taken_out_by_hand():
     assert found["of_all"]["accuracy"]["value"] == .7 and found["without"]["accuracy"]["value"] == .5
     assert found["without"]["balanced_accuracy"]["value"] == pytest.approx((2 / 3 + 1 / 3) / 2) and found["without"]["auc"]["value"] == pytest.approx(.5)
     assert found["of_all"]["accuracy"]["low"] < .7 < found["of_all"]["accuracy"]["high"]
+    assert {n: c["value"] for n, c in found["change"].items()} == pytest.approx({"auc": .5 - found["of_all"]["auc"]["value"], "accuracy": -.2, "balanced_accuracy": .5 - .7}) and found["change"]["accuracy"]["low"] < -.2 < found["change"]["accuracy"]["high"]
+
+
+def test_a_leak_that_changes_nothing_is_told_as_nothing():
+    "Leaked and other images are right equally often, and a wide interval of each figure is none of their difference where all are right."
+    y = np.arange(40) % 2
+    found = stress.leak_effect(y, np.eye(2)[y], "binary", np.arange(40) < 10, n_resamples=100)["change"]
+    assert {(c["value"], c["low"], c["high"]) for c in found.values()} == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize("left", [1, 2])
+def test_few_images_left_give_no_warning(left):
+    y, p = np.arange(9) % 3, probabilities(np.random.default_rng(0).normal(size=(9, 3)), "multi-class")
+    found = stress.leak_effect(y, p, "multi-class", np.arange(9) >= left, n_resamples=100)
+    assert found["n_leaked"] == 9 - left and found["change"]["accuracy"]["value"] is not None
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -114,15 +129,32 @@ def test_without_the_leaked_is_the_rest_alone(task, seen, seed):
     rng, k, seen = np.random.default_rng(seed), TASKS[task], np.array(seen)
     y = rng.integers(0, 2, (12, k)) if task == "multi-label" else rng.integers(0, k, 12)
     p = probabilities(rng.normal(size=(12, k)), task)
-    found = stress.leak_effect(y, p, task, seen, n_resamples=100, seed=seed)
+    with np.errstate(invalid="ignore"): found = stress.leak_effect(y, p, task, seen, n_resamples=100, seed=seed)
     assert found["n_leaked"] == seen.sum() and (found["without"] is None) == (seen.all() or not seen.any())
     alone = lambda rows: plain({n: dict(value=v.value, low=v.low, high=v.high) for n, v in bootstrap_intervals(y[rows], p[rows], task, metrics=["auc", "accuracy", "balanced_accuracy"], n_resamples=100, seed=seed).items()})
-    assert found["of_all"] == alone(slice(None)) and (found["without"] is None or found["without"] == alone(~seen))
+    assert found["of_all"] == alone(slice(None)) and (found["without"] is None or found["without"] == alone(~seen)) and (found["change"] is None) == (found["without"] is None)
+    for name, c in (found["change"] or {}).items():
+        both = found["without"][name]["value"], found["of_all"][name]["value"]
+        assert c["value"] is None if None in both else c["value"] == pytest.approx(both[0] - both[1])
+        assert c["low"] is None or c["low"] <= c["high"]
     json.dumps(found, allow_nan=False)
 
 
 def test_one_word_per_image_is_asked_of_leaks():
     with pytest.raises(ValueError, match=r"seen has shape \(3,\), expected \(2,\)"): stress.leak_effect([0, 1], np.eye(2), "binary", [True, False, True])
+
+
+def test_a_copy_in_val_chose_the_epoch_and_is_no_clean_image(make):
+    e = make(copies=COPIES)
+    with np.load(e.options.data.dataset) as f: arrays = dict(f)
+    arrays["test_images"][3], arrays["test_images"][9] = arrays["val_images"][1], arrays["val_images"][2]     # one more, and one that lies in train and val: counted once
+    arrays["train_images"][11] = arrays["val_images"][2]
+    np.savez(e.options.data.dataset, **arrays)
+    e = make(copies=COPIES)
+    run_data(e.options)
+    found = stress.leaks(e)
+    assert found["n_leaked"] == 5 and found["without"]["accuracy"]["value"] == pytest.approx((e.predicted == e.labels)[~np.isin(np.arange(20), [2, 3, 5, 9, 14])].mean())
+    assert stress.leaks(make(split="val", copies=COPIES))["n_leaked"] == 1
 
 
 COPIES = ((2, 0), (5, 4), (9, 11), (14, 20))
@@ -254,6 +286,12 @@ def test_scores_of_strangers_by_another_road(make, task):
     schema.Strangers.model_validate(json.loads(json.dumps(found, allow_nan=False)))
 
 
+def test_files_behind_the_other_set(make, tmp_path):
+    path = write_data(tmp_path / "ward.npz", n=(6, 6, 9))
+    files = lambda name: [p.name for p in stress.other_files(make(**{"eval.other_data": name}).options)]
+    assert files("") == files("noise") == files("scrambled") == files("synthetic") == [] and files(str(path)) == ["ward.npz", "ward.json", "ward_masks.npz"]
+
+
 def test_no_other_data_no_strangers(make): assert stress.strangers(make(**{"eval.other_data": ""})) is None
 
 
@@ -304,7 +342,7 @@ def test_nearest_cases_by_sorting_all_similarities(make, task, split):
         truth = e.labels[i].astype(int)
         assert r["agreement"]["label"] == pytest.approx(np.mean([np.array_equal(v, truth) for v in y])) and r["agreement"]["prediction"] == pytest.approx(np.mean([np.array_equal(v, e.predicted[i]) for v in y]))
     assert agreement["n_strangers"] == sum(r["typicality"] <= .05 for r in rows) and agreement["accuracy"] == pytest.approx(np.mean([np.array_equal(a, b) for a, b in zip(e.predicted, e.labels)]))
-    schema.Neighbourhood.model_validate(json.loads(json.dumps(agreement, allow_nan=False)))
+    assert schema.Neighbourhood.model_validate(json.loads(json.dumps(agreement, allow_nan=False))).words == agreement["words"] and agreement["words"][0].startswith(f"{agreement['n_strangers']} of {len(rows)} images")
 
 
 def test_a_copy_in_train_is_the_nearest_case_and_no_stranger(make):
@@ -351,19 +389,25 @@ def test_each_image_stands_beside_its_cases():
 
 # ---- other trainings
 
-@pytest.mark.parametrize("run,seed,new,name", [("a", 0, 1, "a_s1"), ("a_s1", 1, 2, "a_s2"), ("a_s1", 0, 2, "a_s1_s2"), ("a_s11", 1, 2, "a_s11_s2"), ("a", 3, 3, "a_s3")])
-def test_a_member_is_named_by_its_seed(run, seed, new, name):
-    options = load_options("quick_smoke", run=run, overrides={"seed": seed})
+@pytest.mark.parametrize("run,seed,new,name", [("a", 0, 1, "a.s1"), ("a_s1", 1, 2, "a_s1.s2"), ("a", 3, 0, "a.s0")])
+@pytest.mark.parametrize("own", [None, 9])
+def test_a_member_is_the_same_training_with_another_seed_in_a_folder_of_its_own(run, seed, new, name, own):
+    options = load_options("quick_smoke", run=run, overrides={"seed": seed, "data.seed": own})
     member = stress.member_options(options, new)
-    assert member.run == name and member.seed == new
-    changed = {k for part in ("data", "synthetic", "model", "train") for k, v in getattr(options, part) if getattr(getattr(member, part), k) != v}
-    assert changed <= {"seed"}                                                     # of the data: so that a folder is split as the run splits it
+    assert (member.run, member.seed, member.data.seed, member.data.audit) == (name, new, seed if own is None else own, False)
+    assert member.model_copy(update={"seed": seed, "run": run, "data": options.data}) == options
+    assert stage_dir(member, "train") not in {stage_dir(load_options("quick_smoke", overrides={"seed": s}), "train") for s in range(5)}   # nobody's run is written over
 
 
-@pytest.mark.parametrize("more", [{}, {"data.size": 64}, {"data.dataset": "breastmnist"}])
-def test_a_batch_of_seeds_and_an_ensemble_share_their_trainings(more):
-    of = lambda seed: load_options("quick_smoke", overrides={"seed": seed, **more})
-    assert stress.member_options(of(0), 4).run == of(4).run == stress.member_options(of(3), 4).run
+def test_other_seeds_are_each_named_once():
+    of = lambda *seeds: stress.other_seeds(load_options("quick_smoke", overrides={"seed": 2, "eval.ensemble": list(seeds)}))
+    assert of() == of(2, 2) == [] and of(3, 2, 1, 3) == [3, 1]
+
+
+@pytest.mark.parametrize("most", [{"data.max_train": 9}, {"data.max_eval": 7}, {"data.max_train": 9, "data.max_eval": 7}])
+def test_members_see_the_images_of_the_run(make, most):
+    e = make(**{"seed": 1, **most})
+    for split in ("train", "val", "test"): assert torch.equal(load_split(stress.member_options(e.options, 2), split).index, load_split(e.options, split).index)
 
 
 @pytest.fixture
@@ -382,7 +426,7 @@ def trained(monkeypatch):
 def test_members_are_trained_in_turn_and_judged_on_the_same_images(make, trained, task):
     e = make(task, **{"eval.ensemble": [0, 3, 3, 1], "eval.checkpoint": "last", "data.max_eval": 13})
     found = stress.other_trainings(e)
-    assert trained == [("train", "u_s3", 3), ("last", "u_s3", 3), ("train", "u_s1", 1), ("last", "u_s1", 1)]    # its own seed is the run itself
+    assert trained == [("train", "u.s3", 3), ("last", "u.s3", 3), ("train", "u.s1", 1), ("last", "u.s1", 1)]    # its own seed is the run itself
     assert [m["seed"] for m in found["members"]] == [0, 3, 1] and (found["n_members"], found["n"]) == (3, 13)
     with torch.no_grad(): each = [probabilities(Tiny(TASKS[task], seed=s).eval()(e.data.transform(e.data.images)).numpy(), task) for s in (0, 3, 1)]
     assert np.allclose(each[0], e.probs, atol=1e-6)

@@ -144,12 +144,12 @@ def test_a_network_is_stressed_with_its_surest_failures(tmp_path, fast):
 @pytest.mark.parametrize("task, K", TASKS)
 def test_the_evaluated_images_are_sliced_by_quality_and_by_the_table(task, K, tmp_path, fast):
     images, labels, probs = case(task, K)
-    columns = {"scanner": np.array(["A", "B<b>"] * 30), "age": np.r_[np.nan, np.arange(59.)]}
+    columns = {"scanner": np.array(["A", "B<b>"] * 30), "age": np.r_[np.nan, np.arange(59.) // 3], "name": [f"scan {i}" for i in range(60)]}
     metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task=task, classes=NAMES[:K], n_resamples=100, metadata=columns)
     rows = {r["name"]: r for r in metrics["slices"]["slices"]}
     right = (predict_labels(probs, task) == labels).reshape(60, -1).all(1)
     assert rows["scanner: A"]["n"] == 30 and rows["scanner: A"]["accuracy"]["value"] == pytest.approx(right[::2].mean()) and rows["scanner: B<b>"]["accuracy"]["value"] == pytest.approx(right[1::2].mean()) and rows["age: missing"]["n"] == 1
-    assert {r["column"] for r in rows.values()} > {"scanner", "age", "brightness"} and metrics["slices"]["words"] and metrics["slices"] == metrics_of(tmp_path)["slices"]
+    assert {r["column"] for r in rows.values()} > {"scanner", "age", "brightness"} and "name" not in {r["column"] for r in rows.values()} and metrics["slices"]["words"][-1].startswith("name: ") and metrics["slices"] == metrics_of(tmp_path)["slices"]
 
 
 def test_slices_of_images_and_of_a_table():
@@ -182,7 +182,7 @@ def test_files_that_options_name_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "meta.csv").write_text("index,site\n0,a\n")
     other, named = write_npz(tmp_path / "other.npz"), lambda **more: evaluation.files_named(small(tmp_path, **{f"eval.{k}": v for k, v in more.items()}))
-    assert named() == named(other_data="noise") == named(other_data="shuffled") == named(other_data="") == named(metadata="", other_data="synthetic") == {}
+    assert named() == named(other_data="noise") == named(other_data="shuffled") == named(other_data="") == named(metadata="") == {}
     assert named(metadata="meta.csv") == {"metadata": tmp_path / "meta.csv"} and named(metadata=str(tmp_path / "meta.csv"), other_data="other.npz") == {"metadata": tmp_path / "meta.csv", "other_data": other}
     (tmp_path / "noise").mkdir()
     assert named(other_data="noise") == {}                                          # a name is a name, whatever lies here
@@ -204,6 +204,13 @@ def test_what_is_not_there_is_said_before_anything_is_trained(tmp_path, monkeypa
 
 def test_a_set_that_is_not_to_be_fetched_is_said_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="eval.other_data: there is no pathmnist.npz in"): evaluation.files_named(small(tmp_path, **{"data.size": 28, "data.download": False, "eval.other_data": "pathmnist"}))
+
+
+def test_the_runs_own_data_are_no_strangers(tmp_path):
+    own = str(write_npz(tmp_path / "own.npz"))
+    for name, more in (("synthetic", {}), (own, {"data.dataset": own})):
+        with pytest.raises(ValueError, match="the run's own data set"): evaluation.files_named(small(tmp_path, **more | {"eval.other_data": name}))
+    assert evaluation.files_named(small(tmp_path, **{"data.dataset": own, "eval.other_data": "synthetic"})) == {}
 
 
 @pytest.mark.parametrize("more", [{"eval.metadata": "missing.csv"}, {"eval.other_data": "missing.npz"}])
@@ -228,7 +235,7 @@ def test_figures_out_of_range_are_refused(name, value):
 
 def test_a_table_slices_the_images_that_were_evaluated(untrained, tmp_path):
     "By place in the split, whatever the order of the rows; rows of other splits and of images that were left out do no harm."
-    rows = [(i, "test", "A" if i < 6 else "B", i) for i in reversed(range(20))] + [(i, "val", "C", 99) for i in range(14)]
+    rows = [(i, "test", "A" if i < 6 else "B", 40.5 + i) for i in reversed(range(20))] + [(i, "val", "C", 99) for i in range(14)]
     (tmp_path / "meta.csv").write_text("index,split,scanner,age\n" + "".join(f"{i},{s},{x},{y}\n" for i, s, x, y in rows))
     options = untrained(**NOTHING | {"eval.metadata": str(tmp_path / "meta.csv"), "data.max_eval": 13})
     folder = evaluation.run_eval(options)
@@ -287,6 +294,7 @@ def test_a_file_of_other_images_is_read_and_watched(untrained, tmp_path):
     options = untrained(**NOTHING | {"eval.other_data": str(path)})
     found = metrics_of(evaluation.run_eval(options))["strangers"]
     assert (found["name"], found["n_outside"], found["n_inside"]) == ("ward", 9, 20)
+    assert [Path(n["path"]).name for n in read_manifest(stage_dir(options, "eval"))["watched"]][0] == "ward.npz"
     write_npz(path, n=(6, 6, 8))
     assert stage_state(options, "eval")[1] == "ward.npz changed"
     assert metrics_of(evaluation.run_eval(options))["strangers"]["n_outside"] == 8
@@ -317,7 +325,7 @@ def test_members_are_trained_once_and_kept(tmp_path, fast):
     options = small(tmp_path, "binary", 2, **NOTHING | {"eval.ensemble": [2, 0, 2], "synthetic.n_train": 8, "synthetic.n_val": 8, "seed": 0})
     metrics = metrics_of(evaluation.run_eval(options))
     runs = sorted(p.name for p in (tmp_path / "artifacts" / "train").iterdir() if not p.name.startswith("."))
-    assert runs == ["u", "u_s2"] and [m["seed"] for m in metrics["ensemble"]["members"]] == [0, 2]
+    assert runs == ["u", "u.s2"] and [m["seed"] for m in metrics["ensemble"]["members"]] == [0, 2]
     builds = {r: read_manifest(tmp_path / "artifacts" / "train" / r)["build"] for r in runs}
     member = stress.member_options(options, 2)
     assert read_manifest(stage_dir(member, "train"))["seed"] == 2 and not stage_dir(member, "eval").exists()
@@ -327,10 +335,14 @@ def test_members_are_trained_once_and_kept(tmp_path, fast):
     more = small(tmp_path, "binary", 2, **NOTHING | {"eval.ensemble": [2], "eval.n_resamples": 200, "synthetic.n_train": 8, "synthetic.n_val": 8})
     again = metrics_of(evaluation.run_eval(more, force=True))                                      # evaluated anew, trained not
     assert {r: read_manifest(tmp_path / "artifacts" / "train" / r)["build"] for r in runs} == builds and again["ensemble"]["members"] == metrics["ensemble"]["members"]
+    assert (tmp_path / "artifacts" / "data" / "u" / "card.json").exists() and stage_state(more, "eval") == (True, "unchanged")
+    run_training(member, force=True)                                                               # a member trained anew is judged anew
+    assert stage_state(more, "eval") == (False, "manifest.json changed")
+    builds["u.s2"] = read_manifest(stage_dir(member, "train"))["build"]
     alone = metrics_of(evaluation.run_eval(small(tmp_path, "binary", 2, **NOTHING | {"eval.ensemble": [0], "synthetic.n_train": 8, "synthetic.n_val": 8})))
     assert alone["ensemble"] is None
     of_its_own = metrics_of(evaluation.run_eval(member.model_copy(update={"eval": member.eval.model_copy(update={"ensemble": ()})})))
-    assert of_its_own["accuracy"] == metrics["ensemble"]["members"][1]["accuracy"] and read_manifest(stage_dir(member, "train"))["build"] == builds["u_s2"]      # a member is a run like any other
+    assert of_its_own["accuracy"] == metrics["ensemble"]["members"][1]["accuracy"] and read_manifest(stage_dir(member, "train"))["build"] == builds["u.s2"]      # a member is a run like any other
 
 
 # ---- the audit of the data stage

@@ -111,7 +111,8 @@ def leak_effect(
 def _change_without(y, p, task, seen, n_resamples, seed) -> dict:
     "By how much each figure changes without the seen images: the same draws with and without them, percentile interval."
     found = {name: ([], METRICS[name].function) for name in LEAK_FIGURES}
-    def change(w, function): return function(Weighted(y, p, task, w * ~seen)) - function(Weighted(y, p, task, w))
+    def change(w, function):
+        with np.errstate(invalid="ignore", divide="ignore"): return function(Weighted(y, p, task, w * ~seen)) - function(Weighted(y, p, task, w))      # NaN where a draw has none but seen images
     for w in resample_weights(np.zeros(len(y), int), n_resamples, seed=seed):
         for drawn, function in found.values(): drawn.append(change(w.astype(np.float64), function))
     def ends(drawn):
