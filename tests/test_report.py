@@ -106,7 +106,7 @@ def test_empty_failure_groups_are_said_in_words(tmp_path, root):
     assert "every one of the 200 images" in explanations.failures_section(results, "high_confidence_wrong").data
     assert "no image of the test split was classified rightly" in explanations.failures_section(results, "low_confidence_correct").data
     text = report.render_report(executed(root, results, tmp_path / "nb.ipynb"), tmp_path / "r.html").read_text()
-    assert len(Page(text).images) == 6 + 3 * 2
+    assert len(Page(text).images) == 9 + 3 * 3
 
 
 def test_names_from_outside_cannot_break_the_page(tmp_path, root):

@@ -129,7 +129,7 @@ class EvalOptions(Section):
     n_corrupted: int = Field(200, ge=0, description="Images evaluated again under corruptions, drawn by seed; 0 for none")
     other_data: str = Field("scrambled", description="What stands for data from elsewhere: `scrambled` or `noise` made of the images, a MedMNIST name, or a path; empty for none")
     n_neighbours: int = Field(3, ge=0, le=20, description="Nearest training cases shown for an image; 0 for none")
-    ensemble: tuple[int, ...] = Field((), max_length=20, description="Seeds of further trainings, evaluated beside the run and together with it")
+    ensemble: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field((), max_length=20, description="Seeds of further trainings, evaluated beside the run and together with it")
     mc_dropout: int = Field(0, ge=0, le=1000, description="Passes with dropout before the last layer (Monte Carlo dropout); 0 for none")
     batch_size: int = Field(256, ge=1, description="Images in one forward pass", json_schema_extra=_quiet)
 

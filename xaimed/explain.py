@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .attribution import METHODS, Attribution, attribute, enlarge, get_method, undisturbed
 from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
 from .data import ImageDataset, load_split
-from .eval import run_eval
+from .eval import files_named, run_eval
 from .models import transforms_for
 from .perturbation import impute, in_batches, out_of_memory
 from .plots import overlay_grid, save_figure, shared_scale
@@ -537,6 +537,7 @@ def run_explain(
 ) -> Path:              # The stage's folder
     "Explain images of the split that was evaluated, measure the explanations, judge them: figures, raw maps, tables."
     for name in options.explain.methods: get_method(name)     # before anything is trained
+    files_named(options)
     if options.scorecard.budget != "none": scored_methods(options)
     def make(folder:Path) -> dict:
         run_training(options)

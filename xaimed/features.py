@@ -339,14 +339,14 @@ def ood_scores(
     logits:Any,           # (N, K)
     task:str,             # One of TASKS
     *,
-    fitted:Mahalanobis,   # From the training images
+    fitted:Mahalanobis|None, # From the training images; without it that score is left out
     bank:Any,             # Features of the training images, (M, D)
     exclude:Any=None,     # As in `nearest_cases`, for images that are in the bank
     temperature:float=1.0, # Of the energy
 ) -> dict[str, np.ndarray]: # By name of SCORES: (N,), higher is more like the training images
     "Every score of a set of images."
     return dict(max_probability=max_probability(logits, task), energy=energy_score(logits, task, temperature=temperature),
-                mahalanobis=mahalanobis_score(fitted, features), nearest_case=nearest_cases(features, bank, k=1, exclude=exclude)[1][:, 0])
+                **({} if fitted is None else dict(mahalanobis=mahalanobis_score(fitted, features))), nearest_case=nearest_cases(features, bank, k=1, exclude=exclude)[1][:, 0])
 
 # %% ../nbs/03_features.ipynb #89ce1548
 class OtherSet(NamedTuple):

@@ -96,7 +96,7 @@ def _speaking_against(results:Results) -> list[str]:
     m, a, found = results.metrics, results.audit, []
     if m.leaks and m.leaks.n_leaked:
         now, then = (x.get("auc") for x in (m.leaks.of_all, m.leaks.without or {}))
-        found.append(f"{plural(m.leaks.n_leaked, 'image')} of the {m.split} split {'has' if m.leaks.n_leaked == 1 else 'have'} a copy in train or val" + (f"; without {'it' if m.leaks.n_leaked == 1 else 'them'} the AUC is {number(then.value)} instead of {number(now.value)}." if now and then else "."))
+        found.append(f"{plural(m.leaks.n_leaked, 'image')} of the {m.split} split {'has' if m.leaks.n_leaked == 1 else 'have'} a copy in train or val" + (f": AUC {number(now.value)} with {'it' if m.leaks.n_leaked == 1 else 'them'}, {number(then.value)} without." if now and then else "."))
     if a and a.n_conflicts: found.append(f"In {plural(a.n_conflicts, 'case')} the same image stands under different labels.")
     worst = m.slices.worst.get("accuracy") if m.slices else None
     if worst and worst.get("worse"): found.append(f"It is worse on some images than luck allows: accuracy {number(worst['value'])} on the {plural(worst['n'], 'image')} with {worst['name']}.")

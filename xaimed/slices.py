@@ -277,11 +277,13 @@ def read_metadata(
     "Read a table about the images, in the order of the evaluated ones."
     name, index = Path(path).name, [int(i) for i in index]
     if split not in SPLITS: raise unknown("split", split, SPLITS)
-    with open(path, newline="", encoding="utf-8-sig") as f:
-        reader = csv.DictReader(f)
-        header = [h.strip() for h in reader.fieldnames or []]
-        reader.fieldnames = header
-        rows = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f)
+            header = [h.strip() for h in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = list(reader)
+    except UnicodeDecodeError as error: raise ValueError(f"{name} is not text in UTF-8 (byte {error.start}), expected a CSV in UTF-8: save the table in that encoding") from None
     if "index" not in header: raise ValueError(f"{name} has the columns {', '.join(header) or '(none)'}, expected one called index: the place of each image in its split, counted from 0; values are separated by commas")
     if len(set(header)) < len(header): raise ValueError(f"{name} has a column name twice among {', '.join(header)}, expected each once: rename one")
     columns = [h for h in header if h not in ("index", "split")]

@@ -169,6 +169,7 @@ def other_images(
         return about, ImageDataset(torch.from_numpy(made), same.labels[:len(made)], same.spec, same.split, transform=same.transform)
     elsewhere = e.options.model_copy(update={"data": e.options.data.model_copy(update={"dataset": name})})
     found = load_split(elsewhere, "test", same.transform)
+    if found.images.ndim != same.images.ndim: raise ValueError(f"eval.other_data {name!r} holds {'volumes' if found.spec.ndim == 3 else 'images'} and {same.spec.name} {'volumes' if same.spec.ndim == 3 else 'images'}, expected the same: choose another set")
     if found.images.shape[1] != same.images.shape[1] and not e.options.data.as_rgb:
         raise ValueError(f"eval.other_data {name!r} has {found.images.shape[1]} channels and {same.spec.name} {same.images.shape[1]}, expected the same: set data.as_rgb=true, or choose another set")
     return dict(name=found.spec.name, title=found.spec.title, description="Its test split."), found.take(1000, e.options.seed)
@@ -186,15 +187,16 @@ def strangers(
     e:Evaluated,
 ) -> dict|None:   # name, title, description, n_inside, n_outside, scores (rows of `features.ood_report`), words; None where none was asked for
     "How well each score tells the evaluated images from others."
-    if not e.options.eval.other_data: return None
+    if not e.options.eval.other_data or len(e.train) < 2: return None
     about, other = other_images(e)
-    fitted = fit_mahalanobis(e.bank, e.train.labels.cpu().numpy(), e.task)
+    try: fitted, why = fit_mahalanobis(e.bank, e.train.labels.cpu().numpy(), e.task), []
+    except ValueError as error: fitted, why = None, [f"Mahalanobis is left out: {error}."]          # too few images, or features without spread
     features, logits = e.features_of(other)
     exclude = np.array([{int(i): k for k, i in enumerate(e.train.index)}[int(i)] for i in e.data.index]) if e.data.split == "train" else None
     inside = ood_scores(e.features, e.logits, e.task, fitted=fitted, bank=e.bank, exclude=exclude) | _pixels(e.data, e.train)
     outside = ood_scores(features, logits, e.task, fitted=fitted, bank=e.bank) | _pixels(other, e.train)
     rows = ood_report(inside, outside, n_resamples=e.options.eval.n_resamples, seed=e.options.seed)
-    return about | dict(n_inside=len(e.data), n_outside=len(other), scores=rows, words=ood_words(rows, f"the {e.data.split} images", about["title"]))
+    return about | dict(n_inside=len(e.data), n_outside=len(other), scores=rows, words=ood_words(rows, f"the {e.data.split} images", about["title"]) + why)
 
 def _pixels(data, train): return pixel_scores(data.images.cpu().numpy(), train.images.cpu().numpy())
 
@@ -206,7 +208,7 @@ def neighbours(
 ) -> tuple[dict|None, list[dict]]: # How often the cases agree, and how many images are strangers; and a row per evaluated image, as from `features.neighbours_report`
     "The nearest training cases of every evaluated image."
     k = e.options.eval.n_neighbours
-    if not k: return None, []
+    if not k or len(e.train) < 2: return None, []                # a case has to have another one to be near to
     k, bank_labels, classes, own = min(k, len(e.bank) - 1), e.train.labels.cpu().numpy(), e.data.spec.classes, e.data.split == "train"
     where = {int(i): n for n, i in enumerate(e.train.index)} if own else {}
     rows = neighbours_report(e.features, e.labels, e.data.index.tolist(), e.bank, bank_labels, e.train.index.tolist(), classes, e.task, predicted=e.predicted, k=k, same_split=own, seed=e.options.seed)
