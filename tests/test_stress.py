@@ -341,6 +341,10 @@ def test_nearest_cases_by_sorting_all_similarities(make, task, split):
         assert [c["label"] for c in r["neighbours"]] == [";".join(map(str, np.atleast_1d(v))) for v in y]
         truth = e.labels[i].astype(int)
         assert r["agreement"]["label"] == pytest.approx(np.mean([np.array_equal(v, truth) for v in y])) and r["agreement"]["prediction"] == pytest.approx(np.mean([np.array_equal(v, e.predicted[i]) for v in y]))
+    def vote(y): return [c for c in y if y.count(c) == max(map(y.count, y))][0]                      # of equals the nearest
+    labels = [[[int(v) for v in c["label"].split(";")] for c in r["neighbours"]] for r in rows]
+    votes = np.array([[vote(list(column)) for column in zip(*y)] for y in labels]).reshape(e.labels.shape)
+    for name, truth in (("label", e.labels), ("prediction", e.predicted)): assert agreement[name]["value"] == pytest.approx((votes == truth).reshape(len(rows), -1).all(1).mean())
     assert agreement["n_strangers"] == sum(r["typicality"] <= .05 for r in rows) and agreement["accuracy"] == pytest.approx(np.mean([np.array_equal(a, b) for a, b in zip(e.predicted, e.labels)]))
     assert schema.Neighbourhood.model_validate(json.loads(json.dumps(agreement, allow_nan=False))).words == agreement["words"] and agreement["words"][0].startswith(f"{agreement['n_strangers']} of {len(rows)} images")
 
