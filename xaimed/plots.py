@@ -604,12 +604,13 @@ def _line_panel(ax:Axes, panel:Mapping, *, diagonal:bool, ylim:tuple|None, room:
     "One pair of axes with its lines; the key below it."
     def floats(values): return np.array([math.nan if v is None else v for v in values], dtype=float)
     if diagonal: ax.plot([0, 1], [0, 1], ":", color=GRAY, linewidth=1.2)
+    veil = 0.16 if sum(c.get("low") is not None for c in panel["curves"]) <= 2 else 0.07      # many bands lie over each other
     for k, c in enumerate(panel["curves"]):
         colour, dash = COLOURS[k % len(COLOURS)], ("-", "--", "-.")[k // len(COLOURS) % 3]
         x, y = floats(c["x"]), floats(c["y"])
         where = dict(drawstyle="steps-post") if c.get("step") else {}
         ax.plot(x, y, dash, color=colour, linewidth=1.5, marker="o" if len(x) <= 8 else None, markersize=3.5, label=shorten(c["label"], room - 20, SMALL), **where)
-        if c.get("low") is not None: ax.fill_between(x, floats(c["low"]), floats(c["high"]), color=colour, alpha=0.16, linewidth=0, step="post" if c.get("step") else None)
+        if c.get("low") is not None: ax.fill_between(x, floats(c["low"]), floats(c["high"]), color=colour, alpha=veil, linewidth=0, step="post" if c.get("step") else None)
     ax.set_title(panel["title"], loc="left", fontsize=SMALL + 0.5, fontweight="bold")
     ax.set(xlabel=panel["xlabel"], ylabel=panel["ylabel"])
     if ylim is not None: ax.set_ylim(*ylim)
