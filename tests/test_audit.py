@@ -582,3 +582,9 @@ def test_more_faults(found):
     with pytest.raises(ValueError, match="clusters has shape"): au.out_of_fold_scores(np.zeros((4, 2)), [0, 1, 0, 1], "binary", 2, clusters=[1])
     with pytest.raises(ValueError, match="at least 2"): au.out_of_fold_scores(np.zeros((1, 2)), [0], "binary", 2)
     with pytest.raises(ValueError, match="no NaN"): au.auc_interval([1, 0], [np.nan, 1])
+
+
+def test_colours_in_the_last_place_are_refused():
+    "As they lie in an .npz, (N, H, W, 3) would pass as an image of 28 channels, three pixels wide."
+    images = np.zeros((4, 28, 28, 3), np.uint8)
+    with pytest.raises(ValueError, match="1 or 3 channels in the second place"): au.audit({"train": (images, np.array([0, 1, 0, 1]))}, "binary", ["a", "b"])

@@ -189,6 +189,7 @@ def pool(
     for name, (images, labels) in splits.items():
         images, labels = np.asarray(images), np.asarray(labels)
         if images.dtype != np.uint8 or images.ndim not in (4, 5) or not len(images): raise ValueError(f"images of {name} have shape {images.shape} and type {images.dtype}, expected (N, C, H, W) or (N, C, D, H, W) of uint8, at least one: as they are stored, before any normalisation")
+        if images.shape[1] not in (1, 3): raise ValueError(f"images of {name} have shape {images.shape}, expected 1 or 3 channels in the second place, (N, C, H, W) or (N, C, D, H, W): move the last axis there if it holds the colours")
         if shape not in (None, images.shape[1:]): raise ValueError(f"images of {name} have shape {images.shape[1:]} each, expected {shape} as in the split before: bring all to one size first")
         expected = (len(images), num_classes) if task == "multi-label" else (len(images),)
         if labels.shape != expected: raise ValueError(f"labels of {name} have shape {labels.shape}, expected {expected}: " + ("a 0 or 1 per image and label" if task == "multi-label" else "one class index per image"))
