@@ -259,7 +259,7 @@ class Operating(Part):
     n_held_out: int = Field(description="Images that chose it")
     rows: list[OperatingPoint] = Field(description="Class 1, or every label")
 
-
+# %% ../nbs/05_schema.ipynb #b966fe4e
 class SliceRow(Part):
     "Some of the images, against the rest."
     column: str = Field(description="Property that they share")
@@ -290,7 +290,7 @@ class Slices(Part):
     words: list[str] = Field([], description="The same in sentences")
     model_config = ConfigDict(frozen=True, extra="allow")
 
-
+# %% ../nbs/05_schema.ipynb #e93afb0a
 class Leaks(Part):
     "What the images with a copy in train or val do to the figures."
     n: int = Field(description="Images evaluated")
@@ -327,7 +327,7 @@ class Robustness(Part):
     words: list[str] = Field([], description="The same in sentences")
     model_config = ConfigDict(frozen=True, extra="allow")
 
-
+# %% ../nbs/05_schema.ipynb #a5d38afd
 class ToldApart(Part):
     "How well one score tells the evaluated images from others."
     name: str = Field(description="Short name")
@@ -371,7 +371,7 @@ class Neighbourhood(Part):
     n_strangers: int = Field(0, description="Images farther from their nearest case than 95 % of training cases are from theirs; about 5 % by definition")
     words: list[str] = Field([], description="What that number means")
 
-
+# %% ../nbs/05_schema.ipynb #1e952e44
 class Dropped(Part):
     "What the network says with part of its last features left out."
     n_passes: int = Field(description="Passes")
