@@ -41,7 +41,7 @@ setup(
     package_data={"xaimed": ["reference/*", "templates/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "distributed", "bench")},
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     cmdclass={"build_py": build_with_share},
     zip_safe=False,

@@ -62,6 +62,7 @@ class DataOptions(Section):
     as_rgb: bool = Field(True, description="Give gray images three equal channels")
     batch_size: int = Field(128, ge=1, description="Images in one training step")
     num_workers: int = Field(0, ge=0, description="Loader processes; 0 is fastest for arrays held in memory", json_schema_extra=_quiet)
+    device_share: float = Field(0.5, ge=0, le=1, description="Share of the training device's free memory that a split's images may take; a larger split is read from disk batch by batch", json_schema_extra=_quiet)
     split_fractions: tuple[float, float, float] = Field((0.7, 0.15, 0.15), description="Shares of train, validation and test when a folder has no splits of its own")
     seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of a folder's splits and of the images that max_train and max_eval keep; the run's own seed when empty")
     max_train: int | None = Field(None, ge=1, description="Train on at most this many images, drawn by seed")
@@ -109,8 +110,10 @@ class TrainOptions(Section):
     label_smoothing: float | None = Field(None, ge=0, lt=1, description="Share of the target spread over all classes")
     augment: bool | None = Field(None, description="Random shifts, rotations, flips where anatomy allows")
     select: Literal["val_loss", "val_auc"] | None = Field(None, description="What makes an epoch the best: lowest validation loss or highest validation AUC")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic of the training steps; auto is bf16 on CUDA, fp32 elsewhere")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Arithmetic of the training steps; auto is bf16 where the hardware has it, fp16 on older CUDA devices, fp32 elsewhere")
     grad_clip: float | None = Field(None, gt=0, description="Largest gradient norm")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile of the training step; auto compiles on CUDA when the training is long enough to pay for it")
+    deterministic: bool = Field(False, description="Equal bits on CUDA too, at some cost in time; on CPU they are equal in any case")
 
 # %% ../nbs/00_config.ipynb #b976e93f
 class EvalOptions(Section):
