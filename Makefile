@@ -45,7 +45,7 @@ notebooks: $(READY) ## execute, clean and export the notebooks; README.md from t
 test: $(READY) ## the gate: notebooks, tests, pages
 	$(BIN)/python scripts/notebooks.py check
 	$(BIN)/nbdev_test --n_workers 2 --pause 0
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python scripts/notebooks.py docs --check
 
 docs: $(READY) ## the documentation site, in _docs/
