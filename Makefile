@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/experiments/quick_smoke.yaml
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test train-smoke eval-smoke explain-smoke report lab docs notebooks clean
+.PHONY: help setup run test train-smoke eval-smoke explain-smoke report lab docs notebooks bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,10 @@ test: $(READY) ## the gate: notebooks, tests, pages
 	$(BIN)/nbdev_test --n_workers 2 --pause 0
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python scripts/notebooks.py docs --check
+
+bench: $(READY) ## the benchmarks, into benchmarks/RESULTS.md (an hour, on a quiet machine)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/all.py
 
 docs: $(READY) ## the documentation site, in _docs/
 	$(BIN)/python scripts/notebooks.py docs
