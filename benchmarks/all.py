@@ -51,9 +51,9 @@ def _cpu() -> str:
     return names[0].strip() if names else platform.processor() or "unknown processor"
 
 
-def run(name: str, arguments: list[str], folder: Path = HERE) -> str:
+def run(name: str, arguments: list[str]) -> str:
     "What a benchmark prints, without the last line for machines; its errors go to the terminal."
-    done = subprocess.run([sys.executable, str(folder / f"{name}.py"), *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode: raise SystemExit(f"benchmark {name} ended with exit code {done.returncode}; its section was left as it was")
     lines = done.stdout.rstrip().splitlines()
     return "\n".join(line.rstrip() for line in lines if not line.startswith("{"))

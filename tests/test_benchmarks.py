@@ -22,7 +22,7 @@ def made(folder, name, text): (folder / f"{name}.py").write_text(text)
 
 
 def run_all(runner, monkeypatch, folder, *arguments):
-    monkeypatch.setattr(runner, "run", lambda name, options, run=runner.run: run(name, options, folder))
+    monkeypatch.setattr(runner, "HERE", folder)
     monkeypatch.setattr(sys, "argv", ["all.py", "--output", str(folder / "RESULTS.md"), *arguments])
     runner.main()
     return (folder / "RESULTS.md").read_text()
