@@ -55,7 +55,7 @@ def test_points_equal_scikit_learn(kind, weighted):
 
 
 @quick
-@given(sides, st.randoms(use_true_random=False))
+@given(both_sides, st.randoms(use_true_random=False))
 def test_points_are_in_order_whatever_the_order_of_the_images(side, random):
     has, s = side
     order = random.sample(range(len(s)), len(s))
@@ -70,12 +70,11 @@ def test_points_are_in_order_whatever_the_order_of_the_images(side, random):
         if np.isfinite(a.x).all(): assert (np.diff(a.x) >= 0).all() and a.x[0] == 0 and a.x[-1] == 1
 
 
-def test_points_of_one_side_of_one_image_and_of_no_weight():
-    roc, pr = cv.roc_points([1, 1], [.2, .7]), cv.precision_recall_points([1, 1], [.2, .7])
-    assert np.isnan(roc.x).all() and roc.y.tolist() == [0, .5, 1] and pr.x.tolist() == [0, .5, 1] and pr.y.tolist() == [1, 1, 1]
-    roc, pr = cv.roc_points([0], [.2]), cv.precision_recall_points([0], [.2])
-    assert roc.x.tolist() == [0, 1] and np.isnan(roc.y).all() and np.isnan(pr.x).all() and pr.y.tolist() == [1, 0]
-    assert np.isnan(cv.roc_points([1, 0], [.2, .7], [1, 0]).x).all() and np.isnan(cv.precision_recall_points([1, 0], [.2, .7], [0, 1]).x).all()
+@pytest.mark.parametrize("points", [cv.roc_points, cv.precision_recall_points])
+def test_a_side_without_weight_is_a_side_that_is_not_there(points):
+    for weights, said in (([1, 0, 1, 0], "true for 2 of 2 images"), ([0, 1, 0, 1], "true for 0 of 2 images"), ([0, 0, 0, 0], "true for 0 of 0 images")):
+        with pytest.raises(ValueError, match=said): points([1, 0, 1, 0], [.1, .2, .3, .4], weights)
+    assert points([1, 0], [.2, .7], [2, 1]).x[-1] == 1
 
 
 # ---- bands
@@ -212,11 +211,29 @@ def test_too_few_images_have_a_curve_and_no_band(p, n):
     assert np.isfinite(cv.roc_band(*normal(np.random.default_rng(0), FEWEST, 40)).low).all()
 
 
-def test_no_side_no_curve():
-    for has in ([1, 1, 1], [0, 0, 0], [0]):
-        roc, pr = cv.roc_band(has, np.linspace(0, 1, len(has))), cv.precision_recall_band(has, np.linspace(0, 1, len(has)))
-        assert np.isnan(roc.y).all() and np.isnan(roc.area) and np.isnan(pr.low).all()
-        assert (pr.y == 1).all() and pr.area == 1 if has[0] else np.isnan(pr.y).all() and np.isnan(pr.area)
+@pytest.mark.parametrize("has", [[1, 1, 1], [0, 0, 0], [0], [1], [1] * 40])
+@pytest.mark.parametrize("call", [cv.roc_points, cv.precision_recall_points, cv.roc_band, cv.precision_recall_band, cv.choose_threshold])
+def test_a_single_class_is_refused_alike_by_all_that_need_both(call, has):
+    "And whoever reports on such a split still answers: `curves_left_out`, `operating_point` and `operating_report`, below."
+    with pytest.raises(ValueError, match=f"positive is true for {sum(has)} of {len(has)} images, expected some of both: a (curve|threshold) weighs misses against false alarms"): call(has, np.linspace(0, 1, len(has)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("n", [1, 30])
+@pytest.mark.filterwarnings("error")
+def test_reports_on_a_split_of_one_class_have_a_defined_answer(task, n):
+    (hy, hp, classes), (y, p, _) = table(task, 80, 1), table(task, n, 2)
+    for value in (0, 1):
+        one = np.full_like(y, value)
+        rows, out = cv.curves_report(one, p, task, classes, n_resamples=100), cv.curves_left_out(one, p, task, classes)
+        assert rows == [] and {x["reason"] for x in out} <= {"no image has it", "every image has it"} and len(out) == (1 if task == "binary" else 4)
+        for rule in cv.THRESHOLD_RULES:
+            r = cv.operating_report(hy, hp, one, p, task, classes, rule=rule)
+            if r is None: continue
+            json.dumps(r, allow_nan=False)
+            for row in r["rows"]: assert f"{'all' if value else 'none'} of the {n} evaluated images {'have' if value else 'has'} it, so {'specificity' if value else 'sensitivity'} is not defined there" in row["note"]
+            none_held = cv.operating_report(one, p, hy, hp, task, classes, rule=rule)
+            assert all(row["threshold"] is None and row["note"].startswith("no threshold: ") for row in none_held["rows"])
 
 
 @quick
@@ -374,7 +391,9 @@ def test_operating_report_of_every_task(task, rule):
     assert (r["rule"], r["title"], r["n_held_out"], r["target"]) == (rule, cv.THRESHOLD_RULES[rule].title, 80, .8 if rule in ("sensitivity", "specificity") else None) and list(r) == ["rule", "title", "target", "n_held_out", "rows"]
     assert [row["class"] for row in r["rows"]] == ([1] if task == "binary" else [0, 1, 2, 3])
     for row in r["rows"]:
-        assert list(row) == ["class", "name", "threshold", "held_out", "scored", "note"] and row["note"] is None and row["name"] == classes[row["class"]]
+        assert list(row) == ["class", "name", "threshold", "held_out", "scored", "note"] and row["name"] == classes[row["class"]]
+        dull = any(0 in (row[w]["tp"] + row[w]["fp"], row[w]["fn"] + row[w]["tn"], row[w]["tp"], row[w]["tn"]) for w in ("held_out", "scored"))
+        assert (row["note"] is not None) == dull                              # each side has 16 images or more, which is enough for .8
         k = row["class"]
         held, test = ((labels[:, k] == 1 if task == "multi-label" else labels == k) for labels in (hy, y))
         assert row["threshold"] == cv.choose_threshold(held, hp[:, k], rule=rule, target=.8)
@@ -397,9 +416,43 @@ def test_a_label_that_was_not_held_out_has_no_threshold():
     hy, hp = np.array([[1, 0, 1], [0, 0, 1]]), np.array([[.9, .2, .5], [.1, .1, .5]])
     rows = cv.operating_report(hy, hp, [[1, 1, 1]], [[.8, .7, .5]], "multi-label", "abc")["rows"]
     assert rows[0]["threshold"] == .5 and rows[0]["scored"]["specificity"] == dict(value=None, low=None, high=None, n=0) and rows[0]["scored"]["f1"] == 1
+    assert rows[0]["note"] == "all of the 1 evaluated images have it, so specificity is not defined there; the threshold calls all of the 1 evaluated images"
     for row, note in ((rows[1], "no threshold: none of the 2 held-out images has it"), (rows[2], "no threshold: all of the 2 held-out images have it")):
         assert row["threshold"] is row["held_out"] is row["scored"] is None and row["note"] == note
     assert cv.operating_report([1], [[.2, .8]], [0], [[.3, .7]], "binary", "ab")["rows"][0]["note"].startswith("no threshold: all of the 1")
+
+
+def one_row(held, test, **options):
+    "The row of a binary report on (has, score of class 1) pairs."
+    return cv.operating_report(held[0].astype(int), np.c_[1 - held[1], held[1]], test[0].astype(int), np.c_[1 - test[1], test[1]], "binary", "ab", **options)["rows"][0]
+
+
+def test_a_threshold_that_calls_all_or_none_is_noted():
+    n, has = 50, np.repeat([True, False], 50)
+    good, tied, wrong = (has, .2 + .6 * has), (has, np.full(2 * n, .5)), (has, .8 - .6 * has)
+    row = one_row(tied, tied)                                                     # one score: Youden calls all
+    assert row["note"] == "the threshold calls all of the 100 held-out images, so specificity is 0 there; the threshold calls all of the 100 evaluated images, so specificity is 0 there"
+    row = one_row(wrong, wrong, rule="specificity")                               # nine in ten negatives must stay uncalled: none is called
+    assert row["scored"]["sensitivity"]["value"] == 0 and row["note"].endswith("the threshold calls none of the 100 evaluated images, so sensitivity is 0 there")
+    row = one_row(good, (has, np.full(2 * n, .1)))                                # the scanner has changed: fine when chosen, nothing found now
+    assert row["held_out"]["sensitivity"]["value"] == 1 and row["note"] == "the threshold calls none of the 100 evaluated images, so sensitivity is 0 there"
+    row = one_row(good, wrong)                                                    # half are called, all of them wrongly
+    assert row["note"] == "none of the 50 evaluated images that have it is called, so sensitivity is 0 there; all of the 50 evaluated images without it are called, so specificity is 0 there"
+    assert one_row(good, good)["note"] is None
+
+
+@pytest.mark.parametrize("rule", ["sensitivity", "specificity"])
+@pytest.mark.parametrize("target, enough", [(.9, 35), (.95, 73), (.8, 16)])
+def test_a_target_that_so_few_images_cannot_show_is_noted(rule, target, enough):
+    def images(few): return (lambda has: (has, .2 + .6 * has))(np.repeat([True, False], (few, 100) if rule == "sensitivity" else (100, few)))
+    assert wilson_interval(enough, enough).low >= target > wilson_interval(enough - 1, enough - 1).low
+    assert one_row(images(enough), images(enough), rule=rule, target=target)["note"] is None
+    note = one_row(images(enough), images(enough - 1), rule=rule, target=target)["note"]
+    of, low = "with it" if rule == "sensitivity" else "without it", wilson_interval(enough - 1, enough - 1).low
+    assert note == f"a {rule} of {target:g} cannot be shown with the {enough - 1} evaluated images {of}: even for {enough - 1} of {enough - 1} the 95 % interval begins at {low:.3f}; {enough} are needed"
+    assert " held-out images " in one_row(images(enough - 1), images(enough), rule=rule, target=target)["note"] and "evaluated" not in one_row(images(enough - 1), images(enough), rule=rule, target=target)["note"]
+    assert one_row(images(enough - 1), images(enough - 1), rule="youden", target=target)["note"] is None       # no target, none missed
+    assert "no number of images can show 1" in one_row(images(500), images(500), rule=rule, target=1)["note"]
 
 
 def test_a_threshold_chosen_on_the_test_images_is_flattered():

@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from xaimed import trust
 from xaimed.intervals import (METRICS, Weighted, acceleration, bootstrap_intervals, cohen_kappa, confusions, delong_test, left_out, matthews, mcnemar_test, metric_values,
-                              paired_bootstrap, counts_above, metric_rows, placements, resample_weights, seed_spread, weighted_auc, weighted_average_precision, wilson_interval)
+                              paired_bootstrap, counts_above, holm, metric_rows, placements, resample_weights, seed_spread, weighted_auc, weighted_average_precision, wilson_interval)
 
 TASKS = ("binary", "multi-class", "ordinal", "multi-label")
 
@@ -308,6 +308,37 @@ def test_paired_bootstrap(task):
     with pytest.raises(ValueError, match="at least 100"): paired_bootstrap(labels, weak, strong, task, n_resamples=10)
     with pytest.raises(ValueError, match="per class"): paired_bootstrap(labels, weak, strong, task, metrics=["sensitivity"])
     with pytest.raises(ValueError, match="labels has shape|same images"): paired_bootstrap(labels, weak, strong[:, :-1] if task == "multi-label" else strong[:-1], task)
+
+
+def test_holm_beside_statsmodels():   # statsmodels 0.15.0, multipletests(method="holm")
+    assert np.allclose(holm([.01, .04, .03, .005, .5, .04]), [0.05, 0.12, 0.12, 0.03, 0.5, 0.12])
+    assert np.allclose(holm([np.nan, .6, .7]), [np.nan, 1, 1], equal_nan=True)
+
+
+def test_holm_properties():
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        p = rng.uniform(size=rng.integers(1, 20)) ** 3
+        q, order = holm(p), rng.permutation(len(p))
+        assert (q >= p).all() and (q <= 1).all()
+        assert (np.diff(q[np.argsort(p)]) >= 0).all()                       # keeps the order
+        assert np.array_equal(holm(p[order]), q[order])
+        assert (holm(np.append(p, rng.uniform() ** 3))[:-1] >= q).all()   # one more comparison never helps
+        lower = p.copy(); lower[0] /= 2
+        assert (holm(lower) <= q + 1e-15).all()                           # a smaller p never hurts
+        assert q.min() <= min(1, len(p) * p.min()) + 1e-15                  # never above Bonferroni where it counts
+        assert np.array_equal(holm(np.append(p, np.nan))[:-1], q)
+
+
+def test_holm_edges():
+    assert holm([]).shape == (0,) and np.isnan(holm([np.nan])).all() and holm([[0.01, 0.02]]).shape == (1, 2)
+    for bad in ([-0.1], [1.1]):
+        with pytest.raises(ValueError, match="between 0 and 1"): holm(bad)
+
+
+def test_there_is_one_holm():
+    from xaimed import slices, verdict
+    assert slices.holm is verdict.holm is holm and not hasattr(slices, "_holm") and "holm" not in verdict.__all__
 
 
 def test_seed_spread():

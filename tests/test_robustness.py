@@ -10,6 +10,9 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageEnhance
 from scipy import stats
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from xaimed import robustness as rb
 from xaimed.intervals import metric_values, wilson_interval
@@ -444,19 +447,52 @@ def test_the_worst_of_k_is_corrected_for_the_choice():
     z2 = stats.norm.isf(.05 / 8)**2
     assert r["worst"]["corruption"] == "brightness_down" and r["worst"]["drop_level"] == 1 - .05 / 4 and np.isclose(r["worst"]["drop_low"], 1 - np.sqrt(2) * z2 / (10 + z2))
     assert np.isclose(r["by_corruption"][0]["drop_low"], .6075, atol=1e-4)
-    assert "100.0 points fewer; by an interval that holds for all 4 at once the drop on the same images is 45.7 to 100.0 points." in rb.robustness_words(r)[1]
+    assert rb.robustness_words(r)[1] == "The worst of 4 by balanced error is Darker at severity 5: 0.0 % are right, 100.0 points fewer than on the clean ones; by an interval that holds for all 4 at once the drop on the same images is 45.7 to 100.0 points."
     one = rb.robustness_report(bright, x, np.ones(10, int), "binary", corruptions=kinds[:1], severities=[5])
-    assert one["worst"]["drop_low"] == one["by_corruption"][0]["drop_low"] and "at once" not in rb.robustness_words(one)[1]
+    assert one["worst"]["drop_low"] == one["by_corruption"][0]["drop_low"] and "at once" not in rb.robustness_words(one)[1] and rb.robustness_words(one)[1].startswith("Under Darker at severity 5 0.0 % are right")
 
 
 def test_nothing_changes_nothing_is_claimed():
     x = pictures(20)
     r = rb.robustness_report(lambda x: np.full((len(x), 2), .5), x, np.arange(20) % 2, "binary", corruptions=["pixelate"])
     assert r["worst"]["drop"] == 0 and np.isclose(r["worst"]["drop_low"], -r["worst"]["drop_high"]) and r["worst"]["drop_high"] > .05 and r["worst"]["relative_error"] == 0
-    assert "no answer turned" in rb.robustness_words(r)[1] and "stays within 5 points" in rb.robustness_words(r)[-1]
+    assert rb.robustness_words(r)[1].startswith("Under Pixelation at severity 5 no answer turned from right to wrong or back; by its interval the drop on the same images is -") and rb.robustness_words(r)[1].endswith(" points, so none is shown.") and "stays within 5 points" in rb.robustness_words(r)[-1]
     y = np.arange(60).reshape(20, 3) % 2
     many = rb.robustness_report(lambda x: np.full((len(x), 3), .2), x, y, "multi-label", corruptions=["pixelate"])
-    assert many["worst"]["drop_low"] is None and rb.robustness_words(many)[1] == "Under Pixelation at severity 5, the worst of 1 by balanced error, no answer turned from right to wrong or back."
+    assert many["worst"]["drop_low"] is None and rb.robustness_words(many)[1] == "Under Pixelation at severity 5 no answer turned from right to wrong or back."
+
+
+DULL, HALF = torch.full((40, 1, 4, 4), 100, dtype=torch.uint8), np.arange(40) % 2
+
+def worst_said(right, names, n_right=20):
+    "The sentence about the worst corruption, for a model that is right on all images of a brightness, and on the first n else; clean is 100, darker 50, brighter 150."
+    def predict(x):
+        many = right.get(round(float(x.float().mean())), n_right)
+        return np.eye(2)[np.where(np.arange(40) < many, HALF, 1 - HALF)]
+    return rb.robustness_words(rb.robustness_report(predict, DULL, HALF, "binary", corruptions=names, severities=[5]))[1]
+
+THREE = ("brightness_up", "pixelate", "brightness_down")
+
+
+def test_no_corruption_is_called_the_worst_where_none_is():
+    none = worst_said({100: 30, 50: 30, 150: 30}, THREE)
+    assert none.startswith("Under none of the 3 corruptions at severity 5 did an answer turn from right to wrong or back: none of them is the worst; by an interval that holds for all 3 at once the drop") and none.endswith(", so none is shown.")
+    alike = worst_said({100: 40}, ("brightness_up", "brightness_down"))
+    assert alike.startswith("The balanced error at severity 5 is 50.0 % under each of the 2 corruptions: none of them is the worst. Under Brighter, the first of them, 50.0 % are right, 50.0 points fewer than on the clean ones; by") and "so none is shown" not in alike
+    two = worst_said({100: 40}, THREE)
+    assert two.startswith("The worst of 3 by balanced error at severity 5 are Brighter and Darker, with 50.0 % each. Under Brighter 50.0 % are right")
+    better = worst_said({100: 20, 50: 30, 150: 40}, THREE)
+    assert better.startswith("None of the 3 corruptions raises the balanced error at severity 5. Under Pixelation, where it is highest, 50.0 % are right, 0.0 points fewer")
+    one = worst_said({100: 40, 50: 10, 150: 30}, THREE)
+    assert one.startswith("The worst of 3 by balanced error is Darker at severity 5: 25.0 % are right, 75.0 points fewer than on the clean ones;")
+    luck = worst_said({100: 40, 50: 39, 150: 40}, THREE)
+    assert luck.startswith("The worst of 3 by balanced error is Darker at severity 5: 97.5 % are right, 2.5 points fewer") and luck.endswith(", so none is shown.")
+
+
+def test_no_setting_is_said_to_move_the_maps_most_where_all_move_alike():
+    rows = [drift_row("blur", 5, .901, 20, .8, .95), drift_row("noise", 5, .899, 12, .8, .95)]
+    assert rb.drift_words(drift_of(rows))[1] == "Where the answer stayed, maps moved alike under all 2 settings, under none of them most: 0.90 (0.80 to 0.95) over 12 images under Noise at severity 5; the interval of chance reaches to 0.25."
+    assert rb.drift_words(drift_of([rows[0], drift_row("noise", 5, .89, 12, .8, .95)]))[1].startswith("Where the answer stayed, maps moved most under Noise at severity 5: 0.89")
 
 
 @pytest.mark.parametrize("clean, hard, words", [
@@ -476,7 +512,7 @@ def test_confidence_is_told_with_its_sign(clean, hard, words):
     assert np.isclose(r["clean"]["confidence"], clean[0]) and np.isclose(r["by_severity"][0]["confidence"], hard[0])
 
 
-@pytest.mark.parametrize("where, key, gone", [("clean", "accuracy", "clean images 100"), ("clean", "confidence", "within 5"), ("hard", "confidence", "within 5"), ("clean", "ece", "calibration"), ("hard", "ece", "calibration"), ("clean", "balanced_error", "balanced error at"), ("hard", "balanced_error", "balanced error at"), ("hard", "accuracy", "Averaged over 1 corruption, 100"), ("worst", "error_at_hardest", "worst of 1"), ("worst", "drop", "worst of 1")])
+@pytest.mark.parametrize("where, key, gone", [("clean", "accuracy", "clean images 100"), ("clean", "confidence", "within 5"), ("hard", "confidence", "within 5"), ("clean", "ece", "calibration"), ("hard", "ece", "calibration"), ("clean", "balanced_error", "balanced error at"), ("hard", "balanced_error", "balanced error at"), ("hard", "accuracy", "Averaged over 1 corruption, 100"), ("worst", "error_at_hardest", "no answer turned"), ("worst", "drop", "no answer turned")])
 def test_a_sentence_without_its_figure_is_left_out(where, key, gone):
     x = pictures(6)
     r = rb.robustness_report(lambda x: np.eye(2)[np.arange(len(x)) % 2], x, np.arange(6) % 2, "binary", corruptions=["pixelate"])
@@ -592,7 +628,7 @@ def test_drift_words_where_figures_are_missing():
     mild = drift_of([drift_row("blur", 1, .5, 8, .3, .7), none], hard=None)
     assert "changed; no image kept its answer with a map that has an order;" in rb.drift_words(mild)[0] and "at severity 1" in rb.drift_words(mild)[1]
     alone = rb.drift_words(drift_of([stayed], chance=(None, None, None)))
-    assert "chance is not known" in alone[0] and alone[1].endswith("the lowest of 1.") and "None" not in " ".join(alone)
+    assert "chance is not known" in alone[0] and alone[1] == "Where the answer stayed, only Blur at severity 5 left enough images to compare maps: 0.50 (0.30 to 0.70) over 8 images." and "None" not in " ".join(alone)
     assert rb.drift_words(drift_of([none]))[0].startswith("No image kept its answer")
     assert rb.drift_words(drift_of([stayed], chance=(.99, .98, 1.)))[1:] == ["The maps of different images are nearly the same: that they stay under corruption says nothing."]
 
@@ -611,15 +647,50 @@ def test_words_of_drift_that_was_made():
     assert words(torn, steady, n=7)[1].startswith("Too few images")
 
 
-def test_ranks_are_counted_on_the_cpu():
-    "Not every device has float64: the maps must have left theirs before they become that."
-    class Watch(torch.overrides.TorchFunctionMode):
-        seen = []
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            self.seen.append(getattr(function, "__name__", ""))
-            return function(*args, **(kwargs or {}))
-    with Watch() as watch: found = rb.rank_correlation(torch.rand(2, 3, 3), torch.rand(2, 3, 3))
-    assert watch.seen.count("cpu") == 2 and max(i for i, name in enumerate(watch.seen) if name == "cpu") < watch.seen.index("double") and found.device.type == "cpu"
+class NoDouble(TorchDispatchMode):
+    "Shapes alone are worked out, on the device `meta`, which here stands for one without float64, such as mps."
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if "_local_scalar_dense" in str(function) and args[0].device.type == "meta": return 3.     # a length that is read off a tensor
+        found = function(*args, **(kwargs or {}))
+        for one in tree_leaves(found):
+            if isinstance(one, torch.Tensor) and one.device.type == "meta" and one.dtype == torch.float64: raise TypeError(f"float64 on the device, by {function}")
+        return found
+
+
+@pytest.mark.parametrize("name", sorted(set(rb.CORRUPTIONS) - {"defocus_blur"}))      # which picks places by their value: no shape is known without one
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_corruption_needs_float64_of_its_device(name, channels):
+    x, keys = torch.rand(4, channels, 28, 28, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    with NoDouble(): found = rb.CORRUPTIONS[name].function(x, rb.CORRUPTIONS[name].severities[-1], keys)
+    assert found.shape == x.shape and found.dtype == torch.float32 and found.device.type == "meta"
+
+
+def test_that_check_can_fail():
+    with pytest.raises(TypeError, match="float64 on the device"), NoDouble(): torch.rand(2, device="meta").double()
+
+
+@pytest.mark.parametrize("photons", [60, 5])
+def test_shot_noise_in_whole_numbers_is_that_of_the_distribution_function(photons):
+    "Against scipy, count by count: the smallest count whose distribution function reaches u."
+    x, keys = torch.arange(256.).view(1, 1, 16, 16).repeat(40, 1, 1, 1) / 255, rb.image_keys(40, "shot_noise")
+    u = rb.uniform(keys, (1, 16, 16)).double().numpy()
+    want = stats.poisson.ppf(u, x.double().numpy() * photons)
+    assert np.array_equal((rb.shot_noise(x, photons, keys) * photons).round().numpy(), want)
+
+
+@pytest.mark.parametrize("device, home", [("cpu", "cpu"), ("cuda", "cuda"), ("mps", "cpu")])
+def test_ranks_are_counted_where_there_is_float64(device, home):
+    "With tensors that have a device and a shape and no numbers."
+    with FakeTensorMode(): found = rb.rank_correlation(*torch.rand(2, 2, 3, 3, device=device).unbind())
+    assert found.device.type == home and found.dtype == torch.float64
+
+
+def test_there_is_one_rank_correlation_of_maps():
+    from xaimed import scorecard
+    a = torch.rand(3, 5, 5)
+    b = torch.stack([a[0] + torch.rand(5, 5), torch.full((5, 5), .5), a[2].masked_fill(a[2] > .9, torch.nan)])
+    ours, theirs = rb.rank_correlation(a, b), scorecard.spearman(a, b)
+    assert scorecard.rank_correlation is rb.rank_correlation and torch.equal(ours.float().nan_to_num(9), theirs.nan_to_num(9)) and theirs.dtype == torch.float32 and theirs[1:].isnan().all()
 
 
 @pytest.mark.parametrize("change, words", [(dict(explain=lambda x, t: x.float()), "one map per image"), (dict(explain=lambda x, t: np.zeros((4, 2, 2))), "expected a tensor"), (dict(explain=lambda x, t: torch.zeros(1, 2, 2)), "one map per image"), (dict(level=95), "level"), (dict(task="many"), "unknown task")])

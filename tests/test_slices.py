@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import fisher_exact
 
 from xaimed import slices as sl
-from xaimed.intervals import delong_test, wilson_interval
+from xaimed.intervals import delong_test, holm, wilson_interval
 from xaimed.trust import auc, probabilities
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -188,9 +188,36 @@ def test_columns_are_numbers_or_words():
 
 @pytest.mark.parametrize("values, kind", [
     ([1, 2, 3, 4, 5] * 10, "word"), ([float(v) for v in range(1, 9)] * 3, "word"), (list(range(1, 10)) * 3, "number"), ([3, None, 1] * 5, "word"), ([1.5, 2.5] * 5, "number"), (np.arange(60) / 7, "number"),
-    (range(1000, 1060), "name"), (range(0, 300, 5), "name"), ([*range(50), 3, 4], "name"), ([*range(50), *range(20)], "number"), (np.arange(60) ** 2, "number"), (np.random.default_rng(0).permutation(400)[:60], "name"),
+    (range(1000, 1060), "name"), ([*range(1000, 1060), *range(1070, 1090)], "name"), (range(0, 300, 5), "number"), ([*range(50), 3, 4], "number"), ([*range(50), *range(20)], "number"), (np.arange(60) ** 2, "number"), (np.random.default_rng(0).permutation(400)[:60], "number"),
+    (np.r_[range(20, 38), 47], "name"), (np.r_[range(20, 38), 48], "number"),        # 19 numbers: among 28 from the lowest to the highest is hardly a gap, among 29 it is one
     ([f"P{i}" for i in range(40)], "name"), ([f"P{i}" for i in range(40)] + [None] * 40, "name"), ([f"P{i % 30}" for i in range(40)], "word"), (["a", "b"], "word"), ([None, ""], "word"), ([True, False] * 9, "word"), ([np.nan] * 4, "word")])
 def test_kinds_of_columns(values, kind): assert sl.column_kind(values) == kind
+
+
+@pytest.mark.parametrize("n", [9, 12, 20, 40])
+def test_ages_of_a_small_split_are_numbers_even_when_all_differ(n):
+    rng = np.random.default_rng(n)
+    for ages in (rng.choice(np.arange(18, 95), n, replace=False), rng.choice(np.arange(18, 95), n, replace=False).astype(float), rng.normal(60, 12, n).round(1)):
+        assert len(set(ages)) >= 0.8 * n and sl.column_kind(ages) == sl.column_kind(ages, column="age") == "number"
+        assert sl.column_kind(np.r_[ages, np.nan, np.nan]) == "number" and {s.column for s in sl.metadata_slices({"age": ages})} == {"age"}
+
+
+@pytest.mark.parametrize("column, values, kind", [
+    ("patient_id", range(0, 300, 5), "name"), ("PatientID", range(0, 300, 5), "name"), ("patient id", [7, 7, 9] * 2 + list(range(20, 60)), "name"), ("Subject", [f"S{i % 30}" for i in range(60)], "name"), ("file", [f"{i % 30}.png" for i in range(40)], "name"),
+    ("MRN", range(0, 300, 5), "name"), ("scanner_id", [1, 2, 3] * 20, "word"), ("site_id", list(range(12)) * 5, "word"), ("site_id", list(range(12)) * 4, "name"), ("patient_age", range(0, 300, 5), "number"), ("covid", range(0, 300, 5), "number"), ("grid", range(0, 300, 5), "number"),
+    ("patient_id", np.arange(60) / 7, "number"), ("", range(0, 300, 5), "number"), ("1", range(0, 300, 5), "number")])
+def test_a_header_may_say_that_it_is_an_identifier(column, values, kind): assert sl.column_kind(values, column=column) == kind
+
+
+def test_a_users_csv_with_age_sex_scanner_and_patient(tmp_path):
+    "Twenty-four patients drawn from a thousand: each has its own age, and its own number."
+    rng = np.random.default_rng(0)
+    age, patient = rng.choice(np.arange(18, 95), 24, replace=False), rng.choice(np.arange(1, 1001), 24, replace=False)
+    path = write(tmp_path, "index,age,sex,scanner,patient_id\n" + "".join(f"{i},{age[i]},{'FM'[i % 2]},{'ABC'[i % 3]},{patient[i]}\n" for i in range(24)))
+    columns = sl.read_metadata(path, range(24), "test")
+    assert {c: sl.column_kind(v, column=c) for c, v in columns.items()} == dict(age="number", sex="word", scanner="word", patient_id="name")
+    assert list(dict.fromkeys(s.column for s in sl.metadata_slices(columns))) == ["age", "sex", "scanner"] and [s.column for s in sl.metadata_slices(columns)].count("age") == 3
+    assert sl.columns_left_out(columns) == ["patient_id: by its header an identifier, no slices."]
 
 
 def test_a_site_in_numbers_is_sliced_by_value_and_its_missing_are_named():
@@ -209,7 +236,8 @@ def test_none_is_a_word(tmp_path):
 def test_names_of_images_give_no_slices_and_are_told():
     columns = {"patient_id": np.arange(200, 250), "file": [f"{i}.png" for i in range(50)], "site": [1, 2] * 25, "scanner": ["A"] * 50, "dose": np.arange(50) / 7}
     assert {s.column for s in sl.metadata_slices(columns)} == {"site", "dose"}
-    assert sl.columns_left_out(columns) == ["patient_id: nearly every image has its own value, no slices.", "file: nearly every image has its own value, no slices.", "scanner: all images have the same value, no slices."]
+    assert sl.columns_left_out(columns) == ["patient_id: by its header an identifier, no slices.", "file: by its header an identifier, no slices.", "scanner: all images have the same value, no slices."]
+    assert sl.columns_left_out({"number": np.arange(200, 250), "note": [f"n{i}" for i in range(50)]}) == [f"{c}: nearly every image has its own value, no slices." for c in ("number", "note")]
     assert sl.columns_left_out({}) == []
 
 
@@ -268,11 +296,6 @@ def test_difference_interval_beside_statsmodels(counts, level, low, high):
 
 
 def test_difference_of_an_empty_group_is_not_defined(): assert all(math.isnan(v) for v in sl.difference_interval(0, 0, 3, 5)[:3])
-
-
-def test_holm_beside_statsmodels():   # statsmodels 0.15.0, multipletests(method="holm")
-    assert np.allclose(sl._holm([.01, .04, .03, .005, .5, .04]), [0.05, 0.12, 0.12, 0.03, 0.5, 0.12])
-    assert sl._holm([]) == [] and np.allclose(sl._holm([np.nan, .6, .7]), [np.nan, 1, 1], equal_nan=True)
 
 
 @quick
@@ -359,7 +382,7 @@ def test_the_auc_test_keeps_its_level():
 
 # ---- the report
 
-ROW = {"column", "name", "n", "n_per_class", "small", "tested", "accuracy", "auc", "ece", "difference", "p", "p_corrected", "worse", "expected", "p_mix", "p_mix_corrected", "worse_than_mix", "auc_difference", "auc_classes", "p_auc", "p_auc_corrected", "auc_worse"}
+ROW = {"column", "name", "n", "n_per_class", "small", "tested", "accuracy", "auc", "ece", "difference", "p", "p_corrected", "worse", "expected", "p_mix", "p_mix_corrected", "worse_than_mix", "auc_difference", "auc_classes", "p_auc", "p_auc_corrected", "auc_worse", "against_rest", "against_mix", "auc_against_rest"}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -390,6 +413,35 @@ def test_a_better_slice_is_not_called_worse(task):
     s = sl.slice_report(y, p, task, [sl.Slice("q", "strong", ~weak)], n_resamples=100)["slices"][0]
     assert max(s["p_corrected"], s["p_mix_corrected"], s["p_auc_corrected"]) < 0.05 and s["difference"]["low"] > 0 and s["accuracy"]["value"] > s["expected"]
     assert not s["worse"] and not s["worse_than_mix"] and not s["auc_worse"] and s["auc_classes"] == ([1] if task == "binary" else [0, 1, 2])
+    assert s["against_rest"] == s["against_mix"] == s["auc_against_rest"] == "better" and sl.slice_mark(s) == "better" and sl.slice_mark(s, "auc") == "better by AUC"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_words_of_a_better_slice_do_not_read_as_a_failure(task):
+    weak = np.arange(240) < 80
+    y, p = scores(240, 1, task, weak)
+    one = sl.slice_report(y, p, task, [sl.Slice("q", "strong", ~weak)], n_resamples=100)
+    assert one["worst"]["accuracy"]["against_rest"] == one["worst"]["auc"]["against_rest"] == "better" and not one["worst"]["accuracy"]["worse"]
+    said = sl.slices_words(one)
+    assert said[1].startswith("The accuracy of the one tested slice, strong, is ") and "by its interval: better than the rest beyond luck (p < 0.001, corrected)." in said[1] and not any("not worse" in w or "lowest" in w or "fewer" in w for w in said)
+    two = sl.slice_report(y, p, task, [sl.Slice("q", "strong", ~weak), sl.Slice("q", "half of it", np.arange(240) >= 120)], n_resamples=100)
+    assert "even that is better than the rest beyond luck" in sl.slices_words(two)[1]
+    both = sl.slice_report(y, p, task, [sl.Slice("q", "strong", ~weak), sl.Slice("q", "weak", weak)], n_resamples=100)
+    gap, told = both["slices"][0]["difference"]["value"], [w for w in sl.slices_words(both) if w.startswith("Better than the rest")]
+    assert [r["against_rest"] for r in both["slices"]] == ["better", "worse"] and told[0] == f"Better than the rest beyond luck by accuracy, which is no failure: strong ({100 * gap:.1f} points more, p < 0.001, corrected)." and "by AUC" in told[1] and "weak" not in " ".join(told)
+
+
+def test_directions_say_what_the_flags_say():
+    seen = set()
+    for seed in range(30):
+        y, p = scores(120, seed, "binary", np.arange(120) < 40)
+        r = sl.slice_report(y, p, "binary", [sl.Slice("q", "weak", np.arange(120) < 40), sl.Slice("q", "rest", np.arange(120) >= 40), part(120, 50, seed, "luck"), part(120, 5, seed, "few")], n_resamples=100)
+        for s in r["slices"]:
+            for answer, worse, key in (("against_rest", "worse", "p_corrected"), ("against_mix", "worse_than_mix", "p_mix_corrected"), ("auc_against_rest", "auc_worse", "p_auc_corrected")):
+                assert s[worse] == (s[answer] == "worse") and (s[answer] == "not tested") == (s[key] is None) and (s[answer] in ("worse", "better")) == (s[key] is not None and s[key] <= 0.05)
+                seen.add(s[answer])
+            if s["against_rest"] in ("worse", "better"): assert (s["difference"]["value"] < 0) == (s["against_rest"] == "worse")
+    assert seen == {"worse", "better", "no difference shown", "not tested"}
 
 
 def test_report_by_hand():
@@ -439,7 +491,7 @@ def test_meaningless_slices_are_seldom_called_anything():
     for _ in range(250):
         right = rng.random(300) < 0.8
         p = [sl.exact_test(right, rng.permutation(300) < 100)[1] for _ in range(12)]
-        raw.append(min(p) <= 0.05); held.append(min(sl._holm(p)) <= 0.05)
+        raw.append(min(p) <= 0.05); held.append(min(holm(p)) <= 0.05)
     assert 0.28 < np.mean(raw) < 0.53 and np.mean(held) < 0.08                    # 46 % and 5 % at most, exact tests being cautious
 
 
@@ -489,6 +541,16 @@ def test_marks(small, tested, worse, mix, auc, by_accuracy, by_auc):
     with pytest.raises(ValueError, match="unknown metric 'auk'. Near: auc"): sl.slice_mark(row, "auk")
 
 
+@pytest.mark.parametrize("rest, mix, auc, by_accuracy, by_auc", [
+    ("better", "better", "better", "better", "better by AUC"), ("better", "no difference shown", "no difference shown", "better, by its class mix", ""), ("no difference shown", "better", "better", "better than its class mix", "better by AUC"),
+    ("no difference shown", "no difference shown", "better", "better by AUC", "better by AUC"), ("better", "better", "worse", "worse by AUC", "worse by AUC"), ("better", "worse", "better", "worse than its class mix", "better by AUC"),
+    ("worse", "worse", "better", "worse", "better by AUC"), ("no difference shown",) * 3 + ("", "")])
+def test_marks_of_directions(rest, mix, auc, by_accuracy, by_auc):
+    "What is worse is said first; what is better only where nothing is."
+    row = dict(small=False, tested=True, worse=rest == "worse", worse_than_mix=mix == "worse", auc_worse=auc == "worse", against_rest=rest, against_mix=mix, auc_against_rest=auc)
+    assert (sl.slice_mark(row), sl.slice_mark(row, "auc")) == (by_accuracy, by_auc)
+
+
 def test_a_slice_worse_by_auc_alone_has_a_mark():
     "As many right inside as outside, but inside the scores of the positives are in no order."
     y, rows = np.tile([1, 0], 100), np.arange(200) < 100
@@ -524,8 +586,17 @@ def test_a_single_class_has_no_auc():
 @pytest.mark.parametrize("change, words", [
     (dict(level=1), "level is 1"), (dict(small=0), "small is 0, expected at least 1"), (dict(n_resamples=10), "n_resamples is 10"),
     (dict(slices=[sl.Slice("c", "a", np.ones(39, bool))]), r"slice 'a' has rows of type bool and shape \(39,\), expected bool \(40,\)"), (dict(slices=[sl.Slice("c", "a", np.arange(40))]), "rows of type int64"),
-    (dict(slices=[part(40, 20), part(40, 20)]), "the slice 'part' is there 2 times"), (dict(probs=np.full((40, 3), np.nan)), "probs has NaN"), (dict(labels=np.zeros(39, int)), "labels has shape"), (dict(task="multi"), "unknown task")])
+    (dict(slices=[part(40, 20), part(40, 20)]), "the slice 'part' is there 2 times"),     (dict(slices={"a": np.ones(40, bool)}), r"slices is a dict, expected a list of Slice: make each as \[Slice\("), (dict(slices=part(40, 20)), "slices is a Slice, expected a list"), (dict(slices="site"), "slices is a str"), (dict(slices=None), "slices is a NoneType"),
+    (dict(slices=[np.ones(40, bool)]), r"slices\[0\] is a ndarray, expected a Slice of a column, a name and which images belong, bool \(40,\): make it as Slice\(\"site\", \"site: A\", site == \"A\"\)"),
+    (dict(slices=np.ones((3, 40), bool)), r"slices\[0\] is a ndarray"), (dict(slices=[part(40, 20), {"column": "a"}]), r"slices\[1\] is a dict"), (dict(slices=[[True] * 40]), r"slices\[0\] is a list"), (dict(slices=[dict(column="c", name="a", rows=np.ones(40, bool))]), r"slices\[0\] is a dict"), (dict(slices=[5]), r"slices\[0\] is a int"), (dict(slices=[("a", np.ones(40, bool))]), r"slices\[0\] is a tuple"),
+    (dict(slices=[sl.Slice("c", "a", ["x"] * 40)]), "rows of type"), (dict(probs=np.full((40, 3), np.nan)), "probs has NaN"), (dict(labels=np.zeros(39, int)), "labels has shape"), (dict(task="multi"), "unknown task")])
 def test_faults_are_refused_by_name(change, words):
     y, p = scores(40, 0)
     given = dict(labels=y, probs=p, task="multi-class", slices=[part(40, 20)], n_resamples=100) | change
     with pytest.raises(ValueError, match=words): sl.slice_report(**given)
+
+
+def test_rows_may_be_a_list_and_slices_any_iterable():
+    (y, p), rows = scores(40, 0), np.arange(40) < 20
+    expected = sl.slice_report(y, p, "multi-class", [sl.Slice("c", "a", rows)], n_resamples=100)
+    assert expected == sl.slice_report(y, p, "multi-class", (s for s in [("c", "a", rows.tolist())]), n_resamples=100)

@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 
 from xaimed import verdict as v
+from xaimed.intervals import holm
 from xaimed.config import plain
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -150,30 +151,6 @@ def test_paired_test_refuses(a, b, options, said):
     with pytest.raises(ValueError, match=said): v.paired_test(a, b, **options)
 
 
-# ---- Holm
-
-
-def test_holm_properties():
-    for seed in range(50):
-        rng = np.random.default_rng(seed)
-        p = rng.uniform(size=rng.integers(1, 20)) ** 3
-        q, order = v.holm(p), rng.permutation(len(p))
-        assert (q >= p).all() and (q <= 1).all()
-        assert (np.diff(q[np.argsort(p)]) >= 0).all()                       # keeps the order
-        assert np.array_equal(v.holm(p[order]), q[order])
-        assert (v.holm(np.append(p, rng.uniform() ** 3))[:-1] >= q).all()   # one more comparison never helps
-        lower = p.copy(); lower[0] /= 2
-        assert (v.holm(lower) <= q + 1e-15).all()                           # a smaller p never hurts
-        assert q.min() <= min(1, len(p) * p.min()) + 1e-15                  # never above Bonferroni where it counts
-        assert np.array_equal(v.holm(np.append(p, np.nan))[:-1], q)
-
-
-def test_holm_edges():
-    assert v.holm([]).shape == (0,) and np.isnan(v.holm([np.nan])).all() and v.holm([[0.01, 0.02]]).shape == (1, 2)
-    for bad in ([-0.1], [1.1]):
-        with pytest.raises(ValueError, match="between 0 and 1"): v.holm(bad)
-
-
 # ---- controls and comparisons
 
 
@@ -198,7 +175,7 @@ def test_compare_holds_the_right_figures():
     p = max(v.paired_test(values[0, 0], values[k, 0]).p for k in (3, 4))
     assert found.loc[("a", "road"), "p"] == p and found.loc[("a", "road"), "n"] == 24
     decides = found.index.get_level_values("measure").isin([m["name"] for m in v.decisive_measures(MEASURES)])
-    for family in (decides, ~decides): assert np.array_equal(found["p_corrected"][family], v.holm(found["p"][family]))      # each for its own number
+    for family in (decides, ~decides): assert np.array_equal(found["p_corrected"][family], holm(found["p"][family]))      # each for its own number
 
 
 def test_a_method_equal_to_a_control_never_wins():

@@ -8,10 +8,12 @@ __all__ = ['THRESHOLD_RULES', 'Points', 'roc_points', 'precision_recall_points',
            'operating_report']
 
 # %% ../nbs/03_curves.ipynb #e30e5eaf
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import norm
 
 from .config import unknown
 from .intervals import FEWEST, SHARES, Estimate, Weighted, check_level, check_resamples, counts_above, resample_weights, weighted_auc, weighted_average_precision, wilson_interval
@@ -32,6 +34,10 @@ def _checked(positive:Any, score:Any) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(s).all(): raise ValueError(f"score has NaN or infinite values for {(~np.isfinite(s)).sum()} of {len(s)} images, expected finite numbers")
     return true.astype(bool), s
 
+def _check_sides(true:np.ndarray, why:str) -> None:
+    "Refuse images of one side alone: there is nothing to weigh them against."
+    if true.all() or not true.any(): raise ValueError(f"positive is true for {true.sum()} of {len(true)} images, expected some of both: {why}")
+
 def _share(a:np.ndarray, b:np.ndarray, empty:float=np.nan) -> np.ndarray:
     "a / b, and `empty` where b is 0."
     return np.divide(a, b, out=np.full(np.broadcast_shapes(np.shape(a), np.shape(b)), empty), where=np.asarray(b) > 0)
@@ -41,17 +47,20 @@ def _steps(positive:np.ndarray, score:np.ndarray, weights:np.ndarray) -> tuple[n
     return tuple(np.pad(c, ((0, 0), (1, 0))) for c in counts_above(positive, score, weights, np.unique(score)[::-1]))
 
 # %% ../nbs/03_curves.ipynb #d8b683d8
+_NO_CURVE = "a curve weighs misses against false alarms; leave this class out, as `curves_report` does"
+
 def _points(positive, score, weights):
     true, s = _checked(positive, score)
     w = np.ones(len(s)) if weights is None else np.asarray(weights, np.float64)
     if w.shape != s.shape or not np.isfinite(w).all() or (w < 0).any(): raise ValueError(f"weights has shape {w.shape}, expected ({len(s)},) numbers, 0 or more: how often each image counts")
+    _check_sides(true[w > 0], _NO_CURVE)
     return *(c[0] for c in _steps(true, s, w[None])), np.r_[np.inf, np.unique(s)[::-1]]
 
 def roc_points(
     positive:Any,      # Whether the class is true, (N,)
     score:Any,         # (N,) finite, higher is more like the class
     weights:Any=None,  # (N,) how often each image counts; None: once
-) -> Points:           # False positive rate and sensitivity; NaN where no negative, or no positive, counts
+) -> Points:           # False positive rate and sensitivity; an error where no positive or no negative counts
     "The ROC curve at every distinct score (Fawcett 2006)."
     found, wrong, thresholds = _points(positive, score, weights)
     return Points(_share(wrong, wrong[-1]), _share(found, found[-1]), thresholds)
@@ -60,7 +69,7 @@ def precision_recall_points(
     positive:Any,      # Whether the class is true, (N,)
     score:Any,         # (N,) finite, higher is more like the class
     weights:Any=None,  # (N,) how often each image counts; None: once
-) -> Points:           # Recall and precision; recall is NaN where no positive counts, precision 1 where nothing is called
+) -> Points:           # Recall and precision, 1 where nothing is called; an error where no positive or no negative counts
     "The precision-recall curve at every distinct score (Davis and Goadrich 2006)."
     found, wrong, thresholds = _points(positive, score, weights)
     return Points(_share(found, found[-1]), _share(found, found + wrong, 1.0), thresholds)
@@ -69,12 +78,12 @@ def precision_recall_points(
 class Curve(NamedTuple):
     "A curve on a fixed grid, with a pointwise band."
     x: np.ndarray     # (n_points,) 0..1
-    y: np.ndarray     # (n_points,) 0..1; NaN where undefined
+    y: np.ndarray     # (n_points,) 0..1
     low: np.ndarray   # (n_points,); NaN where no band can be given
     high: np.ndarray
     n_positive: int   # Images with the class
     n_negative: int   # Images without
-    area: float       # Exact, under all points: AUC, or average precision; NaN where undefined
+    area: float       # Exact, under all points: AUC, or average precision
 
 def _sensitivity_at(found, wrong, x):
     "Sensitivity at each false positive rate of x, on the straight lines between the points, the upper end where the curve is upright: (R, len(x))."
@@ -119,7 +128,7 @@ def _least_precision(found, wrong, x, level):
 def _band(positive, score, at, least, area, stratified, n_resamples, level, n_points, seed):
     "A curve on the grid and the middle of its resamples, widened to the `least` ends."
     true, s = _checked(positive, score)
-    check_level(level), check_resamples(n_resamples)
+    check_level(level), check_resamples(n_resamples), _check_sides(true, _NO_CURVE)
     if n_points < 2: raise ValueError(f"n_points is {n_points}, expected at least 2: both ends of the curve")
     x, one, n = np.linspace(0, 1, n_points), np.ones((1, len(s))), int(true.sum())
     low, high, batch = np.full(n_points, np.nan), np.full(n_points, np.nan), min(256, max(1, 2_000_000 // len(s)))      # rows at once: bounds the memory
@@ -139,7 +148,7 @@ def roc_band(
     level:float=.95,      # Of confidence, at each point
     n_points:int=101,     # Of the grid
     seed:int=0,
-) -> Curve:               # Sensitivity by false positive rate, area: AUC; no band where a side has fewer than `intervals.FEWEST` images
+) -> Curve:               # Sensitivity by false positive rate, area: AUC; no band where a side has fewer than `intervals.FEWEST` images, an error where it has none
     "The ROC curve with a pointwise band of the sensitivity at each false positive rate: bootstrap, at least Wilson's interval."
     return _band(positive, score, _sensitivity_at, _least_roc, weighted_auc, True, n_resamples, level, n_points, seed)
 
@@ -151,7 +160,7 @@ def precision_recall_band(
     level:float=.95,      # Of confidence, at each point
     n_points:int=101,     # Of the grid
     seed:int=0,
-) -> Curve:               # Precision by recall, area: average precision; no band where a side has fewer than `intervals.FEWEST` images
+) -> Curve:               # Precision by recall, area: average precision; no band where a side has fewer than `intervals.FEWEST` images, an error where it has none
     "The precision-recall curve with a pointwise band of the precision at each recall: bootstrap, at least Wilson's interval."
     return _band(positive, score, _precision_at, _least_precision, weighted_average_precision, False, n_resamples, level, n_points, seed)
 
@@ -236,7 +245,7 @@ def choose_threshold(
 ) -> float:               # What has at least this score is called
     "The threshold that a rule chooses, midway between two neighbouring scores."
     chosen, (true, s) = _check_rule(rule, target), _checked(positive, score)
-    if true.all() or not true.any(): raise ValueError(f"positive is true for {true.sum()} of {len(true)} images, expected some of both: a threshold weighs misses against false alarms")
+    _check_sides(true, "a threshold weighs misses against false alarms")
     values = np.unique(s)[::-1]
     middle = values[:-1] / 2 + values[1:] / 2
     middle = np.where(middle > values[1:], middle, values[:-1])                  # neighbours in the last bit have nothing between them
@@ -250,7 +259,7 @@ def operating_point(
     threshold:float,    # What has at least this score is called
     *,
     level:float=.95,    # Of the intervals
-) -> dict[str, Any]:    # threshold; sensitivity, specificity, ppv, npv, accuracy: Estimates (Wilson); f1, NaN where nothing is there or called; tp, fn, fp, tn: counts
+) -> dict[str, Any]:    # threshold; sensitivity, specificity, ppv, npv, accuracy: Estimates (Wilson), NaN for a share of no image; f1, NaN where nothing is there or called; tp, fn, fp, tn: counts
     "What one threshold finds, misses and falsely calls."
     true, s = _checked(positive, score)
     if np.isnan(threshold): raise ValueError("threshold is NaN, expected a number: take `choose_threshold`")
@@ -261,6 +270,28 @@ def operating_point(
     return dict(threshold=float(threshold), **shares, f1=f1, accuracy=wilson_interval(tp + tn, len(s), level=level), tp=tp, fn=fn, fp=fp, tn=tn)
 
 # %% ../nbs/03_curves.ipynb #6f86d26e
+def _extreme_notes(point:Mapping, where:str) -> list[str]:
+    "What is degenerate about an operating point (from `operating_point`) on the images `where`."
+    has, lacks, called = point["tp"] + point["fn"], point["fp"] + point["tn"], point["tp"] + point["fp"]
+    said, n = [], has + lacks
+    if not has or not lacks: said.append(f"{'none' if not has else 'all'} of the {n} {where} images {'has' if not has else 'have'} it, so {'sensitivity' if not has else 'specificity'} is not defined there")
+    if not called: said.append(f"the threshold calls none of the {n} {where} images" + (", so sensitivity is 0 there" if has else ""))
+    elif called == n: said.append(f"the threshold calls all of the {n} {where} images" + (", so specificity is 0 there" if lacks else ""))
+    else:
+        if has and not point["tp"]: said.append(f"none of the {has} {where} images that have it is called, so sensitivity is 0 there")
+        if lacks and not point["tn"]: said.append(f"all of the {lacks} {where} images without it are called, so specificity is 0 there")
+    return said
+
+def _target_notes(rule:str, target:float, point:Mapping, where:str) -> list[str]:
+    "Whether the target of a rule is out of reach of so few images `where`, however good the scores."
+    found = rule == "sensitivity"
+    n = point["tp"] + point["fn"] if found else point["fp"] + point["tn"]
+    low = float(wilson_interval(n, n).low) if n else 1.0
+    if low >= target: return []
+    of, needed = "with it" if found else "without it", f"; {math.ceil(norm.isf(.025)**2 * target / (1 - target))} are needed" if target < 1 else "; no number of images can show 1"
+    return [f"a {rule} of {target:g} cannot be shown with the {n} {where} images {of}: even for {n} of {n} the 95 % interval begins at {low:.3f}{needed}"]
+
+# %% ../nbs/03_curves.ipynb #371218b6
 def _scores(where:str, labels:Any, probs:Any, task:str) -> tuple[np.ndarray, np.ndarray]:
     "`check_scores`, whose error says which of the two sets of images is meant."
     try: return check_scores(labels, probs, task)
@@ -272,6 +303,11 @@ def _plain(point:dict) -> dict:
     def plain(v): return dict(value=number(v.value), low=number(v.low), high=number(v.high), n=int(v.n)) if isinstance(v, Estimate) else number(v) if isinstance(v, float) else v
     return {name: plain(v) for name, v in point.items() if name != "threshold"}
 
+def _notes(row:Mapping, rule:str, target:float) -> str|None:
+    "All that must be said of a chosen threshold before its figures are read; None for nothing."
+    said = [note for where, key in (("held-out", "held_out"), ("evaluated", "scored")) for note in (*_extreme_notes(row[key], where), *_target_notes(rule, target, row[key], where))]
+    return "; ".join(said) or None
+
 def operating_report(
     held_labels:Any,        # Of the images to choose on: (M,) class indices; (M, K) zeros and ones for multi-label
     held_probs:Any,         # (M, K) 0..1
@@ -282,7 +318,7 @@ def operating_report(
     *,
     rule:str="youden",      # One of THRESHOLD_RULES
     target:float=.9,        # Of the rules that read it, above 0 and at most 1
-) -> dict|None:             # rule, title, target (None where not read), n_held_out, rows: class (index), name, threshold, held_out and scored (each as from `operating_point`, shares as value, low, high, n), note; None for multi-class and ordinal
+) -> dict|None:             # rule, title, target (None where not read), n_held_out, rows: class (index), name, threshold, held_out and scored (each as from `operating_point`, shares as value, low, high, n), note (None where there is nothing to say); None for multi-class and ordinal
     "Thresholds chosen on held-out images and what they achieve on the test images, ready for JSON; without both sides held out: threshold, held_out and scored None, and a note."
     chosen, (held_y, held_p), (y, p) = _check_rule(rule, target), _scores("held-out", held_labels, held_probs, task), _scores("test", labels, probs, task)
     if not held_p.shape[1] == p.shape[1] == len(classes): raise ValueError(f"held_probs has {held_p.shape[1]} columns, probs {p.shape[1]}, and classes {len(classes)} names, expected the same number: one per class")
@@ -295,5 +331,6 @@ def operating_report(
         else:
             row["threshold"] = choose_threshold(held_true[:, k], held_p[:, k], rule=rule, target=target)
             row["held_out"], row["scored"] = (_plain(operating_point(t[:, k], s[:, k], row["threshold"])) for t, s in ((held_true, held_p), (true, p)))
+            row["note"] = _notes(row, rule, target if chosen.targeted else 0.0)
         rows.append(row)
     return dict(rule=rule, title=chosen.title, target=float(target) if chosen.targeted else None, n_held_out=len(held_y), rows=rows)

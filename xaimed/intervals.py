@@ -7,8 +7,8 @@ __all__ = ['METRICS', 'FEWEST_SETS', 'METHODS', 'FEWEST', 'SHARES', 'Estimate', 
            'wilson_interval', 'resample_weights', 'weighted_auc', 'counts_above', 'weighted_average_precision',
            'Weighted', 'confusions', 'matthews', 'cohen_kappa', 'weighted_ece', 'brier_of', 'Metric', 'choose_metrics',
            'metric_values', 'left_out', 'acceleration', 'bca_levels', 'bootstrap_intervals', 'share_intervals',
-           'metric_rows', 'Comparison', 'paired_bootstrap', 'placements', 'delong_test', 'mcnemar_test', 'SeedSpread',
-           'seed_spread']
+           'metric_rows', 'Comparison', 'paired_bootstrap', 'placements', 'delong_test', 'mcnemar_test', 'holm',
+           'SeedSpread', 'seed_spread']
 
 # %% ../nbs/03_intervals.ipynb #86c561bb
 import math
@@ -540,6 +540,22 @@ def mcnemar_test(
     difference, z = (won - lost) / n, norm.isf((1 - check_level(level)) / 2)
     half = z * math.sqrt(max(0., won + lost - (won - lost)**2 / n)) / n
     return Comparison(a.mean(), b.mean(), difference, max(-1., difference - half), min(1., difference + half), binomtest(won, won + lost).pvalue if won + lost else 1., n)
+
+# %% ../nbs/03_intervals.ipynb #46f9d279
+def holm(
+    p:Any,         # p-values, any shape; NaN where there was no comparison
+) -> np.ndarray:   # Corrected p-values, 0..1, same shape; NaN stays
+    "Correct p-values for their number (Holm 1979)."
+    p = np.asarray(p, dtype=float)
+    there = ~np.isnan(p)
+    known = p[there]
+    if ((known < 0) | (known > 1)).any(): raise ValueError(f"p holds {known[(known < 0) | (known > 1)][0]:g}, expected values between 0 and 1")
+    order = np.argsort(known, kind="stable")
+    steps = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)) if len(known) else known
+    corrected, out = np.empty_like(known), np.full(p.shape, np.nan)
+    corrected[order] = np.minimum(steps, 1)
+    out[there] = corrected
+    return out
 
 # %% ../nbs/03_intervals.ipynb #d48038f6
 class SeedSpread(NamedTuple):

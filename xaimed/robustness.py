@@ -129,12 +129,13 @@ def impulse_noise(x:Tensor, strength:float, keys:Tensor) -> Tensor:
 @register_corruption("shot_noise", "Shot noise", "noise", (60, 25, 18, 10, 5), "photons at full brightness")
 def shot_noise(x:Tensor, strength:float, keys:Tensor) -> Tensor:
     "Poisson counts, by the inverse of their distribution function."
-    count = torch.arange(int(strength + 8 * math.sqrt(strength)) + 12, device=x.device, dtype=torch.float64)
-    rate = torch.arange(256, device=x.device, dtype=torch.float64)[:, None] * strength / 255
+    count = torch.arange(int(strength + 8 * math.sqrt(strength)) + 12, dtype=torch.float64)      # the table in float64 on the CPU: not every device has it
+    rate = torch.arange(256, dtype=torch.float64)[:, None] * strength / 255
     table = (torch.xlogy(count, rate) - rate - torch.lgamma(count + 1)).exp().cumsum(1).clamp(max=1)
-    level = (x * 255).round().long()
-    rows = (table + torch.arange(256, device=x.device)[:, None]).flatten()      # one after the other: row i lies between i and i + 1
-    drawn = torch.searchsorted(rows, (level + _per_value(x, keys).double()).contiguous()) - level * len(count)
+    below = (table * 2**23 - .5).floor().long()                                 # `uniform` gives (k + 1/2) / 2**23: from here on whole numbers, exact on every device
+    rows = (below + 2**23 * torch.arange(256)[:, None]).flatten().to(x.device)  # one after the other: row i lies between i and i + 1 times 2**23
+    level, k = (x * 255).round().long(), (_per_value(x, keys) * 2**23).long()
+    drawn = torch.searchsorted(rows, (level * 2**23 + k).contiguous()) - level * len(count)
     return (drawn / strength).to(x.dtype)
 
 # %% ../nbs/03_robustness.ipynb #1af7f13f
@@ -205,10 +206,10 @@ def pixelate(x:Tensor, strength:float, keys:Tensor) -> Tensor:
 
 def _pixel_means(n:int, small:int, like:Tensor) -> Tensor:
     "Matrix (n, n) that reduces n pixels to `small` by area, and shows them at n again."
-    edge = torch.arange(small + 1, device=like.device, dtype=torch.float64) * n / small
-    pixel = torch.arange(n, device=like.device, dtype=torch.float64)
+    edge = torch.arange(small + 1, dtype=torch.float64) * n / small             # in float64 on the CPU: not every device has it
+    pixel = torch.arange(n, dtype=torch.float64)
     shared = (torch.minimum(edge[1:, None], pixel + 1) - torch.maximum(edge[:-1, None], pixel)).clamp(min=0)
-    return (shared / shared.sum(1, keepdim=True))[((pixel + .5) * small / n).long()].to(like.dtype)
+    return (shared / shared.sum(1, keepdim=True))[((pixel + .5) * small / n).long()].to(like.device, like.dtype)
 
 # %% ../nbs/03_robustness.ipynb #d69c38c5
 _LUMA = ((16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
@@ -494,13 +495,13 @@ def robustness_report(
 def rank_correlation(
     a:Tensor,    # Maps, shape (B, H, W)
     b:Tensor,    # Other maps, same shape
-) -> Tensor:     # float64 on the CPU, shape (B,), -1..1; NaN where a map is constant or not finite
+) -> Tensor:     # float64, shape (B,), -1..1, on the device of the maps, or on the CPU where theirs has no float64; NaN where a map is constant or not finite
     "Rank correlation over the pixels, ties at their mean rank (Spearman 1904)."
     if a.shape != b.shape or a.ndim != 3: raise ValueError(f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}, expected both (B, H, W)")
-    a, b = a.detach().cpu(), b.detach().cpu()     # not every device has float64
+    a, b = (v.detach().cpu() if v.device.type == "mps" else v.detach() for v in (a, b))     # mps has no float64
     usable, ranks = torch.isfinite(a.flatten(1)).all(1) & torch.isfinite(b.flatten(1)).all(1), []
     for values in (a, b):
-        v = values.flatten(1).float().nan_to_num().contiguous()
+        v = values.flatten(1).double().nan_to_num().contiguous()
         ordered = v.sort(1).values.contiguous()
         rank = (torch.searchsorted(ordered, v) + torch.searchsorted(ordered, v, right=True)).double()
         ranks.append(rank - rank.mean(1, keepdim=True))
@@ -575,13 +576,27 @@ def _points(v:float) -> str: return f"{100 * v:.1f}"
 def _between(low:float|None, high:float|None, scale:float=100, digits:int=1) -> str:
     return "" if low is None else f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
 
-def _worst_words(w:dict, several:int) -> list[str]:
-    if w["error_at_hardest"] is None or w["drop"] is None: return []
+def _reach_words(w:dict, several:int) -> str:
+    "The interval of a drop, and whether it shows one."
+    if w["drop_low"] is None: return ""
     by = f"by an interval that holds for all {several} at once" if several > 1 else "by its interval"
-    reach = "" if w["drop_low"] is None else f"; {by} the drop on the same images is {_points(w['drop_low'])} to {_points(w['drop_high'])} points"
-    at = f"{w['title']} at severity {w['severity']}"
-    if w["changed"] == 0: return [f"Under {at}, the worst of {several} by balanced error, no answer turned from right to wrong or back{reach}."]
-    return [f"The worst of {several} by balanced error is {at}: {_points(w['accuracy_at_hardest'])} % are right, {_points(abs(w['drop']))} points {'fewer' if w['drop'] >= 0 else 'more'}{reach}."]
+    return f"; {by} the drop on the same images is {_points(w['drop_low'])} to {_points(w['drop_high'])} points" + (", so none is shown" if w["drop_low"] <= 0 <= w["drop_high"] else "")
+
+def _worst_words(report:dict) -> list[str]:
+    "Under which corruption the answers are worst at the hardest severity, if under any one."
+    w, every, clean = report["worst"], report["by_corruption"], report["clean"]["balanced_error"]
+    if w["error_at_hardest"] is None or w["drop"] is None: return []
+    several, error, reach = len(every), f"{_points(w['error_at_hardest'])} %", _reach_words(w, len(every))
+    tied = [c["title"] for c in every if c["error_at_hardest"] is not None and abs(c["error_at_hardest"] - w["error_at_hardest"]) < 1e-9]
+    at, right = f"at severity {w['severity']}", f"{_points(w['accuracy_at_hardest'])} % are right, {_points(abs(w['drop']))} points {'fewer' if w['drop'] >= 0 else 'more'} than on the clean ones{reach}."
+    if all(c["changed"] == 0 for c in every):
+        back = "from right to wrong or back"
+        return [f"Under {w['title']} {at} no answer turned {back}{reach}." if several == 1 else f"Under none of the {several} corruptions {at} did an answer turn {back}: none of them is the worst{reach}."]
+    if several == 1: return [f"Under {w['title']} {at} {right}"]
+    if len(tied) == several: return [f"The balanced error {at} is {error} under each of the {several} corruptions: none of them is the worst. Under {w['title']}, the first of them, {right}"]
+    if clean is not None and w["error_at_hardest"] <= clean: return [f"None of the {several} corruptions raises the balanced error {at}. Under {w['title']}, where it is highest, {right}"]
+    if len(tied) > 1: return [f"The worst of {several} by balanced error {at} are {', '.join(tied[:-1])} and {tied[-1]}, with {error} each. Under {w['title']} {right}"]
+    return [f"The worst of {several} by balanced error is {w['title']} {at}: {right}"]
 
 def _sure_words(clean:dict, hard:dict, average:str) -> list[str]:
     "Whether confidence goes with accuracy, by the signed difference of the two."
@@ -597,7 +612,7 @@ def _answer_words(report:dict) -> list[str]:
     steps = report["by_severity"][:1] + report["by_severity"][1:][-1:]        # the mildest and the hardest
     several, right, words = len(report["by_corruption"]), "of answers" if report["task"] != "multi-label" else "of the decisions on labels", []
     if c["accuracy"] is not None: words.append(f"On {report['n']} clean images {_points(c['accuracy'])} % {right} are right{_between(c['low'], c['high'])}.")
-    words += _worst_words(report["worst"], several)
+    words += _worst_words(report)
     average = f"Averaged over {several} corruption{'s' * (several > 1)}"
     if all(s["accuracy"] is not None for s in steps): words.append(f"{average}, {' and '.join(_points(s['accuracy']) + ' % at severity ' + str(s['severity']) for s in steps)} are right.")
     if hard["balanced_error"] is not None and c["balanced_error"] is not None: words.append(f"{average}, the balanced error at severity {hard['severity']} is {_points(hard['balanced_error'])} %, clean {_points(c['balanced_error'])} %.")
@@ -610,7 +625,10 @@ def _most_moved(rows:Sequence[dict], chance:dict) -> str:
     enough = [r for r in rows if r["stayed_n"] >= FEWEST_STAYED]
     if not enough: return "Too few images kept their answer to say which corruption moves the maps most."
     r = min(enough, key=lambda r: r["stayed_correlation"])
-    words = f"Where the answer stayed, maps moved most under {r['title']} at severity {r['severity']}: {r['stayed_correlation']:.2f}{_between(r['stayed_low'], r['stayed_high'], 1, 2)} over {r['stayed_n']} images, an interval for one setting though it is the lowest of {len(enough)}"
+    own, at = f"{r['stayed_correlation']:.2f}{_between(r['stayed_low'], r['stayed_high'], 1, 2)} over {r['stayed_n']} images", f"{r['title']} at severity {r['severity']}"
+    if len(enough) == 1: words = f"Where the answer stayed, only {at} left enough images to compare maps: {own}"
+    elif len({f"{q['stayed_correlation']:.2f}" for q in enough}) == 1: words = f"Where the answer stayed, maps moved alike under all {len(enough)} settings, under none of them most: {own} under {at}"
+    else: words = f"Where the answer stayed, maps moved most under {at}: {own}, an interval for one setting though it is the lowest of {len(enough)}"
     if chance["high"] is None: return words + "."
     within = chance["low"] <= r["stayed_correlation"] <= chance["high"]
     return words + f"; the interval of chance reaches to {chance['high']:.2f}{', so this is within the interval of chance' if within else ''}."

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from .attribution import as_targets, draws, make_baseline, undisturbed
 from .config import unknown
 from .perturbation import check_maps, flat, imputed_curve, random_pixels, random_squares, rank_pixels, region_sums, removal_curve, removal_effects, responses
+from .robustness import rank_correlation
 
 # %% ../nbs/04_scorecard.ipynb #6f1977bc
 FAMILIES = ("faithfulness", "robustness", "complexity", "axioms", "randomisation", "localisation", "agreement")
@@ -533,16 +534,9 @@ def randomised_models(
 def spearman(
     a:Tensor,   # Maps, shape (B, H, W)
     b:Tensor,   # Other maps, same shape
-) -> Tensor:    # Shape (B,), -1..1
-    "Rank correlation over the pixels, ties with their mean rank."
-    centred = [r - r.mean(1, keepdim=True) for r in (_mean_ranks(_precise(v).flatten(1)) for v in (a, b))]
-    lengths = centred[0].norm(dim=1) * centred[1].norm(dim=1)
-    return ((centred[0] * centred[1]).sum(1) / lengths.clamp_min(1e-30)).float()
-
-def _mean_ranks(values):
-    "Ranks 0..N-1 in each row; those that are tied share their mean rank."
-    ordered, values = values.sort(1).values.contiguous(), values.contiguous()
-    return (torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True) - 1).to(values.dtype) / 2
+) -> Tensor:    # Shape (B,), -1..1; NaN where a map is constant or not finite
+    "Rank correlation over the pixels, ties with their mean rank (page *Robustness*)."
+    return rank_correlation(a, b).to(a.device, torch.float32)
 
 def ssim(
     a:Tensor,   # Maps, shape (B, H, W)

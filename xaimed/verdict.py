@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_IMAGES', 'CONSENSUS', 'COLUMNS', 'FLAGS', 'RANDOMISATION', 'PHRASES', 'Limits', 'Interval', 'interval', 'Paired',
-           'smallest_p', 'paired_test', 'holm', 'check_table', 'block', 'scores', 'decisive_measures', 'best_control',
+           'smallest_p', 'paired_test', 'check_table', 'block', 'scores', 'decisive_measures', 'best_control',
            'compare', 'agreement', 'baselines', 'flags', 'verdict_of', 'recommend', 'judge', 'summary_words']
 
 # %% ../nbs/04_verdict.ipynb #189c30fa
@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.stats import bootstrap, rankdata
 
 from .config import plain, unknown
-from .intervals import wilson_interval
+from .intervals import holm, wilson_interval
 
 # %% ../nbs/04_verdict.ipynb #a3e6ed7b
 @dataclass(frozen=True)
@@ -125,22 +125,6 @@ def paired_test(
     p = (count / len(signs) if every else (count + 1) / (len(signs) + 1)).reshape(shape)
     found = np.where(n > 0, total / np.maximum(n, 1), np.nan), np.where(n > 0, p, np.nan), n
     return Paired(*(part if shape else part.item() for part in found))
-
-# %% ../nbs/04_verdict.ipynb #9feaa081
-def holm(
-    p:Any,         # p-values, any shape; NaN where there was no comparison
-) -> np.ndarray:   # Corrected p-values, 0..1, same shape; NaN stays
-    "Correct p-values for their number (Holm 1979)."
-    p = np.asarray(p, dtype=float)
-    there = ~np.isnan(p)
-    known = p[there]
-    if ((known < 0) | (known > 1)).any(): raise ValueError(f"p holds {known[(known < 0) | (known > 1)][0]:g}, expected values between 0 and 1")
-    order = np.argsort(known, kind="stable")
-    steps = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)) if len(known) else known
-    corrected, out = np.empty_like(known), np.full(p.shape, np.nan)
-    corrected[order] = np.minimum(steps, 1)
-    out[there] = corrected
-    return out
 
 # %% ../nbs/04_verdict.ipynb #e14bd5d4
 COLUMNS = ("index", "drawn", "method", "control", "measure", "value", "chance")   # What the verdict reads of scorecard.csv
