@@ -408,12 +408,3 @@ def test_a_score_is_one_registered_function():
         assert sets[np.arange(30), new.argmax(1)].all() and 1 <= sets.sum(1).mean() < 4
         with pytest.raises(ValueError, match="registered already"): cf.register_score("margin")(lambda probs, u: probs)
     finally: del cf.SCORES["margin"]
-
-
-def test_a_full_size_test_split_takes_seconds():
-    import time
-    (cy, cp), (y, p) = case(10_000, 0, K=8), case(40_000, 1, K=8)
-    start = time.perf_counter()
-    for score in EVERY: cf.set_metrics(y, cf.conformal_sets(cy, cp, p, score=score, by_class=True), alpha=0.1)
-    cf.aurc(p.max(1), p.argmax(1) == y), cf.coverage_band(10_000, 0.1, n_test=40_000)
-    assert time.perf_counter() - start < 5

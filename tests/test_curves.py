@@ -1,6 +1,5 @@
 "xaimed.curves: curves, bands and thresholds beside scikit-learn, known truths and figures worked out by hand."
 import json
-import time
 
 import numpy as np
 import pytest
@@ -247,15 +246,6 @@ def test_curves_stay_in_their_range(side, n_points, random):
         assert np.allclose(c.y, shuffled.y) and c.area == pytest.approx(shuffled.area)
         if np.isfinite(c.low).any(): assert ((c.low >= 0) & (c.low <= c.high) & (c.high <= 1)).all()
     assert (np.diff(cv.roc_band(has, s, n_points=n_points).y) >= 0).all() and np.array_equal(cv.roc_band(has, 2 * s + 1, n_points=n_points).y, cv.roc_band(has, s, n_points=n_points).y)
-
-
-def test_a_full_size_split_takes_seconds():
-    images, small = normal(np.random.default_rng(0), 1000, 6000), normal(np.random.default_rng(0), 60, 180)
-    for band in (cv.roc_band, cv.precision_recall_band):
-        for data, most in ((images, 4), (small, .5)):
-            start = time.perf_counter()
-            band(*data)
-            assert time.perf_counter() - start < most
 
 
 # ---- the curves of an evaluation

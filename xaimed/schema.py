@@ -247,7 +247,7 @@ class OperatingPoint(Part):
     threshold: float | None = Field(None, description="What has at least this probability is called; null where none could be chosen")
     held_out: Operated | None = Field(None, description="On the images that chose it: optimistic")
     scored: Operated | None = Field(None, description="Frozen, on the evaluated images")
-    note: str | None = Field(None, description="Why there is none")
+    note: str | None = Field(None, description="What must be said before its figures are read, or why there is no threshold")
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
@@ -273,6 +273,9 @@ class SliceRow(Part):
     expected: float | None = Field(None, description="Accuracy that its mix of classes alone would give")
     p_corrected: float | None = Field(None, description="Of no difference in accuracy from the rest, corrected for the number of slices (Holm 1979)")
     p_mix_corrected: float | None = Field(None, description="The same, within classes")
+    against_rest: str | None = Field(None, description="worse, better, no difference shown, or not tested: accuracy against the rest")
+    against_mix: str | None = Field(None, description="The same against what its mix of classes explains")
+    auc_against_rest: str | None = Field(None, description="The same by AUC against the rest")
     worse: bool = Field(False, description="Worse than the rest beyond luck")
     worse_than_mix: bool = Field(False, description="Worse than its mix of classes explains")
     auc_worse: bool = Field(False, description="Worse than the rest by AUC beyond luck")

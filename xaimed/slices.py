@@ -504,7 +504,7 @@ def slice_mark(
     if metric not in FIGURES: raise unknown("metric", metric, FIGURES)
     if row["small"]: return "small"
     if not row["tested"]: return "not tested"
-    rest, mix, auc = (row.get(answer, "worse" if row[worse] else "") for _, answer, worse in _QUESTIONS)      # files of earlier runs have `worse` only
+    rest, mix, auc = (row.get(answer) or ("worse" if row[worse] else "") for _, answer, worse in _QUESTIONS)      # files of earlier runs have `worse` only
     for way in ("worse", "better"):
         by_auc = f"{way} by AUC" if auc == way else ""
         if metric == "auc": said = by_auc
