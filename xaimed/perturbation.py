@@ -165,7 +165,7 @@ def impute(
     "Fill missing pixels with the weighted mean of their neighbours (ROAD, Rong et al. 2022, arXiv:2202.00449)."
     if tuple(missing.shape) != (len(x), 1, *x.shape[2:]): raise ValueError(f"missing has shape {tuple(missing.shape)}, expected {(len(x), 1, *x.shape[2:])}")
     if bool(missing.flatten(1).all(1).any()): raise ValueError("missing covers a whole image, expected at least one pixel left to fill from")
-    # on a CPU in pieces that stay in its cache: a round reads each number some sixty times
+    # on a CPU in pieces that stay in its cache: a round reads each number dozens of times
     piece = max(1, 2**19 // x[0].numel()) if x.device.type == "cpu" else len(x)
     exact = x if x.dtype in (torch.float32, torch.float64) else x.float()          # half precision cannot hold the residual
     with full_precision(x.device.type): filled = in_batches(lambda start, stop: _solve_fill(exact[start:stop], missing[start:stop], tolerance), len(x), piece).to(x.dtype)
@@ -176,7 +176,7 @@ def _solve_fill(x, missing, tolerance):
         "Every channel of every image as a channel of one image: on a CPU they lie next to each other in memory, and a filter takes them sixteen at a time."
         rows = a.to(x.dtype).expand_as(x).flatten(2).flatten(0, 1)
         if x.device.type != "cpu": return rows.view(1, -1, *x.shape[2:])
-        return rows.T.contiguous().view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
+        return rows.T.contiguous().view(1, *x.shape[2:], -1).permute(0, 3, 1, 2)        # not .T.view: its strides hide the layout from the filter, which then takes twice as long
     values, gone = beside(x), beside(missing)
     lowest, highest = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
     contrast = torch.maximum(highest - lowest, .01 * torch.maximum(highest, -lowest))       # a blank channel has none
