@@ -6,7 +6,8 @@ import scipy.sparse.linalg
 import torch
 from torch import nn
 
-from xaimed.attribution import make_baseline
+from xaimed import perturbation
+from xaimed.attribution import blur, make_baseline
 from xaimed.perturbation import (OUTPUTS, check_maps, impute, imputed_curve, in_batches, outputs, random_pixels, random_squares, rank_pixels, region_sums,
                                  removal_counts, removal_curve, removal_effects, responses)
 
@@ -101,6 +102,42 @@ def test_imputation_equals_a_direct_solution(share):
     coarse = impute(torch.from_numpy(x).float(), torch.from_numpy(missing)[:, None])
     assert np.abs(coarse.numpy() - want).max() < 3e-3 * np.ptp(x, axis=(2, 3)).min()                     # as it is used
     assert torch.equal(coarse[~torch.from_numpy(missing)[:, None].expand(-1, 2, -1, -1)], torch.from_numpy(x).float()[~torch.from_numpy(missing)[:, None].expand(-1, 2, -1, -1)])
+
+
+@pytest.mark.parametrize("size,share", [((64, 64), .5), ((64, 64), .9), ((37, 50), .7), ((21, 64), .3)])
+def test_smooth_holes_at_the_default_tolerance_and_whoever_shares_the_batch(size, share):
+    g = torch.Generator().manual_seed(3)
+    x = torch.rand(4, 3, *size, generator=g)
+    rank = rank_pixels(blur(torch.randn(4, 1, *size, generator=g), size[0] / 10), x).view(4, 1, *size)
+    missing = rank < round(share * size[0] * size[1])
+    missing[1] = False; missing[1, :, 5, 5] = True                                 # done at once, beside holes that take their time
+    got = impute(x, missing)
+    want = np.array([[direct(channel, hole) for channel in image] for image, hole in zip(x[:2, :1].double().numpy(), missing[:2, 0].numpy())])
+    assert np.abs(got[:2, :1].numpy() - want).max() < 1.5e-3                       # the contrast is 1
+    for i in range(4): torch.testing.assert_close(impute(x[i:i + 1], missing[i:i + 1])[0], got[i], atol=1e-6, rtol=0)
+    assert torch.equal(torch.where(missing, x, got), x) and got.is_contiguous()
+
+
+def test_few_rounds_fill_large_holes(monkeypatch):
+    rounds, cycle = [], perturbation._v_cycle
+    def counted(residual, levels, *rest):
+        if residual.shape[-1] == 64: rounds.append(1)
+        return cycle(residual, levels, *rest)
+    monkeypatch.setattr(perturbation, "_v_cycle", counted)
+    g = torch.Generator().manual_seed(3)
+    x, maps = torch.rand(4, 3, 64, 64, generator=g), torch.randn(4, 1, 64, 64, generator=g)
+    for smooth in (False, True):
+        rank = rank_pixels(blur(maps, 6.4) if smooth else maps, x).view(4, 1, 64, 64)
+        impute(x, rank < 3686)                                                     # of 4096
+    assert len(rounds) <= 11                                                       # 13 or more where coarse grids forget what is half known, or the border
+
+
+def test_imputation_keeps_out_of_mixed_precision():
+    x, hole = torch.rand(2, 3, 20, 20), torch.zeros(2, 1, 20, 20, dtype=torch.bool)
+    hole[..., 4:15, 3:17] = True
+    with torch.autocast("cpu", dtype=torch.bfloat16): mixed = impute(x, hole)
+    assert torch.equal(mixed, impute(x, hole)) and mixed.dtype == torch.float32
+    torch.testing.assert_close(impute(x.bfloat16(), hole).float(), impute(x.bfloat16().float(), hole), atol=4e-3, rtol=0)
 
 
 def test_imputation_of_nothing_of_all_and_its_noise():
