@@ -197,13 +197,14 @@ def test_typicality_is_a_rising_share(usual, asked):
 
 # ---- the report of neighbours
 
-@pytest.mark.parametrize("kind", ["apart", "close", "copies", "zeros"])
+@pytest.mark.parametrize("kind", ["apart", "close", "pairs", "copies", "zeros"])
 @pytest.mark.parametrize("block", [13, 1024])
 def test_a_large_bank_is_searched_as_if_in_float64(kind, block):
     "Float32 chooses candidates and float64 decides: also among cases closer than float32 can tell, many copies, and vectors of zeros."
     rng = np.random.default_rng(0)
     bank, q = rng.standard_normal((300, 20)).astype(np.float32), rng.standard_normal((40, 20)).astype(np.float32)
     if kind == "close": bank, q = (np.float32(1) + np.float32(1e-5) * v for v in (bank, q))
+    if kind == "pairs": bank = bank[rng.permutation(300) // 2]
     if kind == "copies": bank = bank[np.arange(300) % 4]
     if kind == "zeros": bank[::2] = 0; q[::3] = 0
     own = np.where(np.arange(40) < 20, np.arange(40) * 7, -1)

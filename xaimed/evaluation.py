@@ -256,16 +256,17 @@ def leaks_part(
     if not leaks.n_leaked: return ""                                  # the audit says so
     if leaks.without is None: return note(f"Every {split} image has a copy in train or val: these figures are of memory.", warn=True)
     titles = {"auc": "AUC", "accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy"}
-    rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k)), _change(leaks, k)) for k, v in leaks.of_all.items()]
-    return table(rows, ["Figure", f"All {leaks.n:,}", f"Without the {leaks.n_leaked:,}", "Change"], caption=f"{plural(leaks.n_leaked, 'image')} of {leaks.n:,} in the {split} split {'has' if leaks.n_leaked == 1 else 'have'} an exact or near copy in train, or in the split that chose the epoch. The figures with and without, 95 % intervals below; the interval of the change is that of the paired difference. A dash: not defined. No interval: fewer than 5 images of a class, or of the others, or all resamples give the same.")
+    rows = [(titles.get(k, k), _share(v), _share(leaks.without.get(k)), _share((leaks.change or {}).get(k))) for k, v in leaks.of_all.items()]
+    why = [f"{titles.get(k, k)}: {said}" for k in leaks.of_all if (said := _no_change(leaks, k))]
+    return table(rows, ["Figure", f"All {leaks.n:,}", f"Without the {leaks.n_leaked:,}", "Change"], caption=f"{plural(leaks.n_leaked, 'image')} of {leaks.n:,} in the {split} split {'has' if leaks.n_leaked == 1 else 'have'} an exact or near copy in train, or in the split that chose the epoch. The figures with and without, 95 % intervals below; the interval of the change is that of the paired difference. A dash: not defined. No interval: fewer than 5 images of a class, or of the others, or all resamples give the same.") + (note(*why) if why else "")
 
 
-def _change(leaks:Leaks, name:str) -> Markup:
-    "The paired change of a figure, or why it has no interval."
-    e = (leaks.change or {}).get(name)
-    if e is None or e.value is None: return Markup("–")
-    if e.value == 0 and (e.low is None or e.low == e.high): return Markup(f"{escaped(number(0.0))}<small>no interval: taking {'it' if leaks.n_leaked == 1 else 'them'} out changes this figure in hardly any resample</small>")
-    return _share(e, why="no interval: too few resamples differ, or are defined")
+def _no_change(leaks:Leaks, name:str) -> str:
+    "Why the paired change of a figure has no interval; nothing where it has one, or is not defined."
+    e, them = (leaks.change or {}).get(name), "it" if leaks.n_leaked == 1 else "them"
+    if e is None or e.value is None or interval_words(e) != "no interval": return ""
+    if e.value == 0: return f"no interval of the change, because hardly any resample gives another figure without {them}."
+    return "no interval of the change, because too few resamples differ, or are defined."
 
 # %% ../nbs/05_evaluation.ipynb #6da979eb
 def audit_section(
@@ -331,10 +332,10 @@ def strangers_section(
     "Show which scores tell images from elsewhere, beside pixel statistics that know nothing of the network."
     s = results.metrics.strangers
     if s is None: return section(note("No other set was shown to the network in this run (eval.other_data is empty)."))
-    rows = [(r.title, _share(r.auc, why=r.note or "no interval"), _share(r.false_positive_rate), r.source) for r in s.scores]
+    rows = [(r.title, _share(r.auc), _share(r.false_positive_rate), r.source) for r in s.scores]
     return section(f"<p>{escaped(f'The other set: {s.title}. {s.description}')}</p>", note(*s.words),
         table(rows, ["Score", "AUC", "Pass", "Source"], css="xr-sticky", row_css=["xr-gray" if r.control else "" for r in s.scores],
-              caption=f"{s.n_inside:,} evaluated images against {s.n_outside:,} others. AUC: 0.5 is chance. “Pass”: share of the others that would pass at the threshold that keeps 95 % of the evaluated images. Gray: controls, pixel statistics alone."))
+              caption=f"{s.n_inside:,} evaluated images against {s.n_outside:,} others. AUC: 0.5 is chance. “Pass”: share of the others that would pass at the threshold that keeps 95 % of the evaluated images. Gray: controls, pixel statistics alone." + "".join(f" {r.title}: {r.note}." for r in s.scores if r.note)))
 
 
 def trainings_section(

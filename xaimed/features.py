@@ -103,7 +103,7 @@ def _nearest(queries, bank, own, k, metric, block):
 
 def _unit(v:np.ndarray) -> np.ndarray: return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300)     # a vector of zeros is similar to nothing: 0
 
-def _candidates(queries, bank, own, m, block):
+def _candidates(queries, bank, own, m, block):       # the bank has more than m others, so `own` is never among them
     "The m rows of the bank that look most similar in float32, unit vectors given: places (Q, m) and similarities (Q, m), in no order."
     best, where = torch.full((len(queries), m), -torch.inf), torch.full((len(queries), m), -1)
     block *= 16                                     # a half of the bytes, and one partial sort of many
@@ -122,7 +122,6 @@ def _nearest_cosine(queries, bank, unit_bank, own, k, block):
     where, rough = _candidates(q.astype(np.float32), unit_bank, own, m, block)
     where.sort(1)                                   # of equals the first in the bank
     s = np.stack([(q * _unit(bank[places].astype(np.float64))).sum(1) for places in where.T], 1).round(_DIGITS)
-    s[where == own[:, None]] = -np.inf
     top = np.argsort(-s, axis=1, kind="stable")[:, :k]
     where, s = np.take_along_axis(where, top, 1), np.take_along_axis(s, top, 1)
     open_ = rough.min(1) + (queries.shape[1] + 8) * 2.**-24 >= s[:, -1] - 10.**-_DIGITS
