@@ -459,6 +459,7 @@ def files_named(
         if (path := resolve_path(asked.other_data)).exists(): found["other_data"] = path
     return found
 
+# %% ../nbs/03_eval.ipynb #e7ba2a51
 def run_eval(
     options:Options,
     *,
