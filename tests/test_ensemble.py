@@ -38,6 +38,16 @@ def test_mean_by_hand():
     assert np.allclose(en.member_probabilities(z, "binary"), two) and np.allclose(en.member_probabilities(z, "multi-label"), two / (1 + two))
 
 
+def test_all_together_are_one_definition(monkeypatch):
+    "Every report takes the same mean of its members."
+    y, p = case("multi-class")
+    monkeypatch.setattr(en, "ensemble_probabilities", lambda members, task: np.asarray(members)[0])
+    r = en.ensemble_report(y, p, "multi-class", [0, 1, 2], n_resamples=100)
+    assert r["ensemble"]["accuracy"]["value"] == r["members"][0]["accuracy"] and r["comparison"]["auc"]["difference"] == 0
+    assert np.allclose(en.uncertainty(p, "multi-class")["total"], entropy(p[0], axis=1))
+    assert en.dropout_report(y, np.log(p[0]), np.log(p), "multi-class", p=.2, trained_with_dropout=False, n_resamples=100)["changed"] == 0
+
+
 def test_uncertainty_by_hand_of_three_votes():
     u = en.uncertainty(np.eye(3)[[[0], [0], [1]]], "multi-class")                  # two sure of 0, one of 1
     assert u["total"][0] == pytest.approx(entropy([2, 1])) and u["expected"].tolist() == [0] and u["mutual_information"][0] == u["total"][0]

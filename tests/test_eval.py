@@ -69,6 +69,28 @@ def test_a_held_out_split_gives_sets_and_a_recalibration(task, K, tmp_path):
     assert [x["target"] for x in metrics["selective"]["at"]] == [.8, .9, .95] and metrics["selective"]["at"][0]["accuracy"] >= metrics["selective"]["at"][2]["accuracy"] - .05
 
 
+@pytest.mark.parametrize("task, K", TASKS)
+def test_sets_of_labels_are_made_once(task, K, monkeypatch):
+    "The labels of a multi-label task have thresholds of their own either way."
+    asked, real = [], evaluation.conformal_sets
+    monkeypatch.setattr(evaluation, "conformal_sets", lambda *a, **k: asked.append(k["by_class"]) or real(*a, **k))
+    (_, y, p), (_, held, said) = case(task, K), case(task, K, seed=5)
+    found, sets = evaluation.sets_report(evaluation.Scores(held, said), evaluation.Scores(y, p), task)
+    assert asked == ([False] if task == "multi-label" else [False, True])
+    assert np.array_equal(sets, real(held, said, p, task=task)) and (found["by_class"] == found["marginal"]) == (task == "multi-label")
+    by_class = real(held, said, p, by_class=True, task=task)
+    assert found["by_class"]["sizes"] == np.bincount(by_class.sum(1), minlength=K + 1).tolist()
+
+
+def test_a_table_says_that_there_is_no_interval():
+    row = dict(title="AUC", test="DeLong", first=1., second=float("nan"), difference=float("nan"), low=float("nan"), high=float("nan"), p=float("nan"), n=1)
+    text = evaluation.comparison_table([row, row | dict(first=.9, second=.9, difference=0., low=0., high=0.)])
+    assert "| AUC | 1.000 | – | – | none | – | DeLong |" in text and "| +0.000 | none |" in text and "1 image; " in text and "nan" not in text and "No interval: " in text
+    assert "none" not in evaluation.comparison_table([row | dict(second=.9, difference=-.1, low=-.2, high=.1)])
+    whole = evaluation.intervals_table(evaluation.evaluate([0] * 6, np.tile([.9, .1], (6, 1)), "binary", NAMES[:2], n_resamples=100))
+    assert "| AUC | – | none | – |" in whole and "– to" not in whole and "None: a figure" in whole
+
+
 def test_logits_at_hand_are_used_beyond_what_probabilities_hold():
     "Logits forty times too large: their probabilities are 0 and 1 to the last digit, and the temperature can only be found from the logits."
     rng = np.random.default_rng(0)
@@ -109,8 +131,8 @@ def test_two_runs_are_compared_on_the_same_images(task, K, tmp_path):
     assert rows["AUC", "paired bootstrap"]["second"] == pytest.approx(1) and rows["AUC", "paired bootstrap"]["difference"] > 0
     assert (("AUC", "DeLong") in rows) == (task == "binary") and (("Accuracy", "McNemar") in rows) == (task != "multi-label")
     assert "60 images" in evaluation.comparison_table(list(rows.values()))
-    for bad, why in ((write("few", labels[:50], probs[:50]), "expected the same images"), (write("other", 1 - labels if task in ("binary", "multi-label") else (labels + 1) % K, probs), "labels of the two runs differ"),
-                     (write("val", labels, probs, split="val"), "the split of the two runs differ")):
+    for bad, why in ((write("few", labels[:50], probs[:50]), "expected the same images"), (write("other", 1 - labels if task in ("binary", "multi-label") else (labels + 1) % K, probs), "differ in their labels"),
+                     (write("val", labels, probs, split="val"), "differ in their split")):
         with pytest.raises(ValueError, match=why): evaluation.compare_runs(first, bad)
     with pytest.raises(XaimedError, match="no metrics.json"): evaluation.compare_runs(first, tmp_path / "nothing")
 
@@ -195,8 +217,8 @@ def test_volumes_show_their_middle_slice():
 
 def test_faults_are_named(tmp_path):
     images, labels, probs = case("multi-class", 4)
-    with pytest.raises(ValueError, match="4 columns and there are 3 class names"): evaluation.evaluate(labels, probs, "multi-class", NAMES[:3])
-    with pytest.raises(ValueError, match="59 images and 60 rows"): evaluation.write_evaluation(tmp_path, images[1:], labels, probs, task="multi-class", classes=NAMES[:4])
+    with pytest.raises(ValueError, match="class names: 3, columns of probs: 4"): evaluation.evaluate(labels, probs, "multi-class", NAMES[:3])
+    with pytest.raises(ValueError, match="images: 59, rows of probabilities: 60"): evaluation.write_evaluation(tmp_path, images[1:], labels, probs, task="multi-class", classes=NAMES[:4])
     with pytest.raises(ValueError, match="NaN"): evaluation.write_evaluation(tmp_path, images, labels, probs * np.nan, task="multi-class", classes=NAMES[:4])
     with pytest.raises(ValueError, match="expected 0..3"): evaluation.evaluate(labels + 1, probs, "multi-class", NAMES[:4])
     assert not any(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 "What the report says against the figures: every part in every task kind, by hand where it counts, nothing where nothing was asked, names that are code, no torch."
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -192,8 +193,101 @@ def test_leaks_are_told_with_and_without():
     seen = page(evaluation.leaks_part(Leaks(n=9, n_leaked=9, of_all={"auc": Ends(value=.9)}), "val"))
     assert seen.warned == ["Every val image has a copy in train or val: these figures are of memory."] and not seen.tables
     seen = page(evaluation.leaks_part(Leaks(n=1200, n_leaked=1, of_all={"auc": Ends(value=.9, low=.85, high=.94), "accuracy": Ends(value=.8)}, without={"auc": Ends(value=None), "accuracy": Ends(value=.79)}, change={"accuracy": Ends(value=-.01, low=-.02, high=.01)}), "test"))
-    assert seen.tables[0] == [["Figure", "All 1,200", "Without the 1", "Change"], ["AUC", "0.900 | 0.850 to 0.940", "–", "–"], ["Accuracy", "0.800", "0.790", "−0.010 | −0.020 to 0.010"]] and "1 image of 1,200 in the test split has an exact or near copy" in seen.captions[0]
+    assert seen.tables[0] == [["Figure", "All 1,200", "Without the 1", "Change"], ["AUC", "0.900 | 0.850 to 0.940", "–", "–"], ["Accuracy", "0.800 | no interval", "0.790 | no interval", "−0.010 | −0.020 to 0.010"]] and "1 image of 1,200 in the test split has an exact or near copy" in seen.captions[0]
     assert "2 images of 9 in the test split have" in page(evaluation.leaks_part(Leaks(n=9, n_leaked=2, of_all={"auc": Ends(value=.9)}, without={}), "test")).captions[0]
+
+
+@pytest.mark.parametrize("change,cell", [
+    (dict(value=0, low=0, high=0), "0.000 | no interval"), (dict(value=-0., low=None), "0.000 | no interval"), (dict(value=-.2), "−0.200 | no interval"),
+    (dict(value=-.0001, low=-.0002, high=.0001), "0.000 | narrower than 0.001"), (dict(value=None), "–"), (dict(value=.01, low=-.0001, high=.02), "0.010 | 0.000 to 0.020")])
+def test_a_change_of_no_width_is_no_interval(change, cell):
+    why = "hardly any resample gives another figure without it." if change["value"] == 0 else "too few resamples differ, or are defined."
+    seen = page(evaluation.leaks_part(Leaks(n=9, n_leaked=1, of_all={"auc": Ends(value=1)}, without={"auc": Ends(value=1)}, change={"auc": Ends(**change)}), "test"))
+    assert seen.tables[0][1] == ["AUC", "1.000 | no interval", "1.000 | no interval", cell] and seen.notes == ([f"AUC: no interval of the change, because {why}"] if "no" in cell.split() else [])
+
+
+def test_every_missing_interval_has_its_reason(runs):
+    "Nine classes, one with three images, one with none; a figure of one in every resample."
+    results = runs["multi-class", "plain"]
+    rows = [schema.MetricRow(name=n, title=n, value=v, interval="BCa") for n, v in (("auc", .9), ("accuracy", 1.), ("mcc", .3), ("kappa", None), ("ece", .1))]
+    few = [c.model_copy(update={"support": n}) for c, n in zip(results.metrics.per_class, (3, 0, *[20] * 7))]
+    seen = page(evaluation.metrics_section(with_metrics(results, per_class=few, intervals=results.metrics.intervals.model_copy(update={"rows": rows}))))
+    assert [(r[2], r[3]) for r in seen.tables[0][1:]] == [("none: fewer than 5 images of a class, or of the others", "–"), ("none: every resample gives the same", "–"), ("none: resamples give the same, or too few give any", "–"), ("not defined: too few classes", "–"), ("none: see below", "–")]
+    assert "Has no interval: its bins" in " ".join(r[1] for r in seen.tables[1])
+    assert evaluation.why_no_interval(rows[0], results.metrics.model_copy(update={"n": 1})) == "none: one image only"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_interval_is_without_width_or_words(runs, task):
+    "In every section: a dash, or ends that differ, or words."
+    results = runs[task, "judged"]
+    for name in (*SECTIONS, "metrics_section", "sets_section", "selective_section"):
+        for cell in (c for t in page(getattr(evaluation, name)(results)).tables for r in t for c in r):
+            assert "nan" not in cell.lower().split() and "None" not in cell and "− to" not in cell
+            if " to " in cell and " | " in cell: assert len(set(cell.split(" | ")[1].split(" to "))) == 2, cell
+    assert not page(evaluation.selective_section(results)).tables[0][-1][-1].endswith("| ")
+
+
+@pytest.mark.parametrize("listed,n,said", [(200, 612, "The first 200 of 612 "), (200, 200, ""), (3, 3, ""), (200, 1200, "The first 200 of 1,200 ")])
+def test_a_list_that_was_cut_says_so(runs, listed, n, said):
+    copy = dict(members=[["train", 0], ["test", 1]], labels=[0, 0])
+    a = Audit.model_validate(dict(n=dict(train=8), exact=[copy] * listed, near=[copy | dict(likeness=.99)] * listed, suspects=[dict(split="val", index=3, label_name="ill", suggested_name="well", self_confidence=.03)] * listed, n_exact_groups=n, n_near_pairs=n, n_suspects=n))
+    html = evaluation.audit_section(with_metrics(runs["binary", "examined"].model_copy(update={"audit": a}), leaks=None)).data
+    for what in ("groups of equal images", "pairs of nearly equal images", "doubtful labels"): assert (f"{said}{what} are listed." in html) == bool(said)
+    assert f"Copies, by split and place ({2 * n:,})" in html and f"Doubtful labels ({n:,})" in html
+
+
+def test_a_better_slice_is_called_better(runs):
+    "Its p is as small as that of a worse one."
+    row = lambda name, gap, p, **more: dict(column="c", name=name, n=30, accuracy=dict(value=.9, low=.8, high=.95), p_corrected=p, difference=dict(value=gap), worse=p is not None and p <= .05 and (gap or 0) < 0, worse_than_mix=False) | more
+    rows = [row("good", .2, .001), row("bad", -.2, .001), row("same", .2, .3), row("by AUC", 0, 1., auc_difference=dict(value=.1), p_auc_corrected=.01), row("unknown", None, .001), row("few", .2, None, tested=False)]
+    seen = page(evaluation.slices_section(with_metrics(runs["binary", "examined"], slices=Slices.model_validate(dict(n=60, small=20, tested=5, slices=rows, words=["Said."])))))
+    assert [r[-1] for r in seen.tables[0][1:]] == ["better", "worse, by its class mix", "", "better by AUC", "", "not tested"]
+    assert seen.notes == ["Said.", "Better than the rest beyond luck, and no failure: good, by AUC."] and "in either direction" in seen.captions[0]
+
+
+def test_where_nothing_differs_no_corruption_is_the_worst(runs):
+    one = dict(title="Pixelation", family="digital", accuracy=.8, accuracy_at_hardest=.8, error_at_hardest=.2, drop=0, drop_low=-.0, drop_high=.0, changed=0)
+    said = lambda rows, words: page(evaluation.robustness_section(with_metrics(runs["binary", "examined"], robustness=schema.Robustness.model_validate(dict(n=8, severities=[5], by_corruption=rows, words=words)))))
+    worst = ["The worst of 2 by balanced error is Pixelation."]
+    none = said([one, one | dict(title="JPEG")], worst)
+    assert none.tables[0][1][4] == "0.000 | no answer turned" and none.notes[1].startswith("No answer turns from right to wrong or back under any of the 2 corruptions at severity 5")
+    tie = one | dict(drop=.3, drop_low=.1, drop_high=.5, changed=2)
+    assert said([tie, tie], worst).notes[1] == "All 2 corruptions give the same accuracy at severity 5: none of them is the hardest."
+    assert said([tie, one], worst).notes == worst and said([one, one], ["Nothing changed."]).notes == ["Nothing changed."]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_class_alone_gives_a_whole_report(tmp_path, root, task, monkeypatch):
+    "Every image of the evaluated split has the first class (or no label): all parts, as the stages write them, and the whole page."
+    import numpy as np
+    from test_report import executed
+    from xaimed import eval as stage, features, report, robustness, slices, stress
+    from xaimed.config import read_json, write_json
+    k, n, rng = TASKS[task], 40, np.random.default_rng(0)
+    options, save = make_run(tmp_path, task), lambda figure, path: None
+    folder = stage_dir(options, "eval")
+    probs, held = (rng.dirichlet(np.ones(k), m) for m in (n, 60))
+    y = np.zeros((n, k), int) if task == "multi-label" else np.zeros(n, int)
+    held_y = rng.integers(0, 2, (60, k)) if task == "multi-label" else np.arange(60) % k
+    images, f = rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8), rng.normal(size=(n, 4))
+    import torch
+    tried = robustness.robustness_report(lambda x: probs[:len(x)], torch.from_numpy(images[:8]), y[:8], task, corruptions=["pixelate"], severities=(5,))
+    parts = dict(leaks=stress.leak_effect(y, probs, task, np.arange(n) < 4, n_resamples=100), robustness=tried | dict(words=robustness.robustness_words(tried)), strangers=None, ensemble=None, dropout=None,
+                 neighbours=features.knn_agreement(f, y, y, f + .01, y, [str(c) for c in range(k)], task, k=3) | dict(n_strangers=0))
+    monkeypatch.setattr(stage, "save_figure", save)
+    for name in ("curves_figure", "risk_curve", "confusion_figure", "reliability_of", "failure_grid"): monkeypatch.setattr(stage, name, lambda *a, **more: None)
+    classes, was = read_json(folder / "metrics.json")["classes"], read_json(folder / "metrics.json")
+    stage.write_evaluation(folder, images, y, probs, task=task, classes=classes, dataset=was["dataset"], n_resamples=100, held_out=stage.Scores(held_y, held), checkpoint=was["checkpoint"], stress=lambda gallery: parts)
+    make_gallery = [dict(group=g, rank=1, index=10, label="0", predicted="1", confidence=.9, label_name="a", predicted_name="b") for g in stage.GROUPS]
+    stage.write_gallery(folder / "failure_gallery_selection.csv", make_gallery)
+    results = schema.load_results(options)
+    assert results.metrics.auc is None and results.metrics.leaks.change["auc"].value is None
+    text = report.render_report(executed(root, results, tmp_path / "05_report.ipynb"), tmp_path / "report.html").read_text()
+    plain_text = re.sub(r"<details class=.code.>.*?</details>|base64,[^']*", "", text, flags=re.S)
+    found = re.search(r"[>\s(](nan|inf|None)[<,;.)%]|\b(AUC|of|to|accuracy) (nan|None|inf)\b", plain_text)
+    assert not found, plain_text[found.start() - 80:found.end() + 40]
+    assert "not defined: too few classes" in text and page(evaluation.metrics_section(results)).tables[0][1][2] == "not defined: too few classes"
 
 
 def audited(**more): return Audit.model_validate(dict(n=dict(train=8, val=4, test=4), words=["Said."]) | more)
@@ -225,7 +319,7 @@ def test_the_fall_of_accuracy_has_its_interval(runs):
     one = dict(title="Pixelation", family="digital", accuracy=.8, accuracy_at_hardest=.5, ece_at_hardest=.2)
     r = schema.Robustness.model_validate(dict(n=1, severities=[1, 3], by_corruption=[one | dict(drop=.3, drop_low=-.05, drop_high=.62), one | dict(title="JPEG", drop=-.1, drop_low=None, drop_high=None)], words=["Said."]))
     seen = page(evaluation.robustness_section(with_metrics(runs["binary", "examined"], robustness=r)))
-    assert seen.tables[0] == [["Corruption", "Kind", "Accuracy, mean", "At severity 3", "Fall", "ECE there"], ["Pixelation", "digital", "0.800", "0.500", "0.300 | −0.050 to 0.620", "0.200"], ["JPEG", "digital", "0.800", "0.500", "−0.100", "0.200"]]
+    assert seen.tables[0] == [["Corruption", "Kind", "Accuracy, mean", "At severity 3", "Fall", "ECE there"], ["Pixelation", "digital", "0.800", "0.500", "0.300 | −0.050 to 0.620", "0.200"], ["JPEG", "digital", "0.800", "0.500", "−0.100 | no interval: all images lose the same", "0.200"]]
     assert seen.notes == ["Said."] and "at severity 3" in seen.captions[0] and "stay?" not in evaluation.robustness_section(with_metrics(runs["binary", "examined"], robustness=r)).data
 
 

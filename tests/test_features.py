@@ -197,6 +197,46 @@ def test_typicality_is_a_rising_share(usual, asked):
 
 # ---- the report of neighbours
 
+@pytest.mark.parametrize("kind", ["apart", "close", "pairs", "copies", "zeros"])
+@pytest.mark.parametrize("block", [13, 1024])
+def test_a_large_bank_is_searched_as_if_in_float64(kind, block):
+    "Float32 chooses candidates and float64 decides: also among cases closer than float32 can tell, many copies, and vectors of zeros."
+    rng = np.random.default_rng(0)
+    bank, q = rng.standard_normal((300, 20)).astype(np.float32), rng.standard_normal((40, 20)).astype(np.float32)
+    if kind == "close": bank, q = (np.float32(1) + np.float32(1e-5) * v for v in (bank, q))
+    if kind == "pairs": bank = bank[rng.permutation(300) // 2]
+    if kind == "copies": bank = bank[np.arange(300) % 4]
+    if kind == "zeros": bank[::2] = 0; q[::3] = 0
+    own = np.where(np.arange(40) < 20, np.arange(40) * 7, -1)
+    q[own >= 0] = bank[own[own >= 0]]
+    s = ft._similarity(q, bank, "cosine")
+    s[own >= 0, own[own >= 0]] = -np.inf
+    order = np.argsort(-s, axis=1, kind="stable")[:, :5]
+    where, found = ft.nearest_cases(q, bank, k=5, exclude=own, block=block)
+    assert np.array_equal(where, order) and np.array_equal(found, np.take_along_axis(s, order, 1))
+
+
+def test_most_queries_are_answered_by_the_few_candidates(monkeypatch):
+    "Else the float32 pass would be in vain."
+    whole, real = [], ft._nearest
+    monkeypatch.setattr(ft, "_nearest", lambda queries, *a: whole.append(len(queries)) or real(queries, *a))
+    rng = np.random.default_rng(1)
+    ft.nearest_cases(rng.standard_normal((50, 64)), rng.standard_normal((400, 64)), k=3)
+    assert sum(whole) <= 2
+
+
+def test_a_search_is_shared_and_another_ones_is_refused():
+    bank, q, y = cloud(90, 6, 0), cloud(12, 6, 1), np.arange(90) % 2
+    searched = ft.nearest_cases(q, bank, k=5)
+    asked = dict(bank_features=bank, bank_labels=y, classes="ab", task="binary", k=3)
+    assert ft.knn_agreement(q, y[:12], y[:12], **asked) == ft.knn_agreement(q, y[:12], y[:12], nearest=searched, **asked)
+    assert ft.neighbours_report(q, y[:12], range(12), bank_index=range(90), **asked) == ft.neighbours_report(q, y[:12], range(12), bank_index=range(90), nearest=searched, **asked)
+    scores = [ft.ood_scores(q, np.zeros((12, 2)), "binary", fitted=None, bank=bank, **more)["nearest_case"] for more in ({}, dict(nearest=searched))]
+    assert np.array_equal(*scores)
+    for bad in ((searched[0][:5], searched[1][:5]), (searched[0][:, :2], searched[1][:, :2]), (searched[0], searched[1][:, :2])):
+        with pytest.raises(ValueError, match=r"nearest has shapes .* expected both \(12, 3\) or wider"): ft.knn_agreement(q, y[:12], y[:12], nearest=bad, **asked)
+
+
 LINE = np.array([[1., 0.], [1., .1], [1., .2], [0., 1.], [.1, 1.]])
 
 

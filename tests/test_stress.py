@@ -112,7 +112,19 @@ def test_a_leak_that_changes_nothing_is_told_as_nothing():
     "Leaked and other images are right equally often, and a wide interval of each figure is none of their difference where all are right."
     y = np.arange(40) % 2
     found = stress.leak_effect(y, np.eye(2)[y], "binary", np.arange(40) < 10, n_resamples=100)["change"]
-    assert {(c["value"], c["low"], c["high"]) for c in found.values()} == {(0, 0, 0)}
+    assert {(c["value"], c["low"], c["high"], c["note"]) for c in found.values()} == {(0, None, None, "no interval: every resample gives the same change")}
+
+
+def test_a_change_without_an_interval_has_its_reason():
+    "One leaked image of 300 rarely matters; two images left are often not both drawn; one class has no AUC."
+    y, said = np.arange(300) % 2, np.arange(300) % 2
+    said[7:] ^= np.arange(293) % 5 == 0
+    of = lambda y, said, seen: {k: (c["low"] is None, c["note"]) for k, c in stress.leak_effect(y, np.eye(2)[said], "binary", seen, n_resamples=200)["change"].items()}
+    wide = of(y, said, np.arange(300) < 60)
+    assert all(note == "" and not none for none, note in wide.values())
+    few = of(y[:9], said[:9], np.arange(9) < 8)
+    assert few["accuracy"] == (True, "no interval: too few images or classes are left in many of the resamples") and few["auc"][1].startswith("not defined")
+    assert of(np.zeros(9, int), np.arange(9) % 2, np.arange(9) < 3)["auc"] == (True, "not defined: too few classes or images")
 
 
 @pytest.mark.parametrize("left", [1, 2])
@@ -258,9 +270,15 @@ def test_strangers_of_a_file_are_its_test_images_as_the_network_takes_them(make,
     assert (found["n_inside"], found["n_outside"], found["title"]) == (20, 9, "Made ward") and "Made ward" in " ".join(found["words"])
 
 
-def test_strangers_with_other_channels_are_refused_where_gray_stays_gray(make, tmp_path):
+def test_strangers_with_other_channels_are_brought_to_those_of_the_run(make, tmp_path):
+    "Colour is averaged where the run is gray, for the network and for the pixel controls; gray is repeated where it is not."
     path = write_data(tmp_path / "colour.npz", n=(6, 6, 9), shape=(12, 12, 3))
-    with pytest.raises(ValueError, match=r"has 3 channels and .* 1, expected the same: set data.as_rgb=true"): stress.strangers(make(**{"eval.other_data": str(path), "data.as_rgb": False}))
+    e = make(**{"eval.other_data": str(path), "data.as_rgb": False})
+    found, (_, other) = stress.strangers(e), stress.other_images(e)
+    assert (found["n_inside"], found["n_outside"]) == (20, 9) and other.transform(other.images).shape == (9, 1, 12, 12)
+    gray = other.images.numpy().mean(1, keepdims=True)
+    told = [pixel_scores(images, e.train.images.numpy())["contrast"] for images in (e.data.images.numpy(), gray)]
+    assert next(r for r in found["scores"] if r["name"] == "contrast")["auc"]["value"] == pytest.approx(roc_auc_score(np.r_[np.ones(20), np.zeros(9)], np.concatenate(told)))
     assert stress.strangers(make(**{"eval.other_data": "noise", "data.as_rgb": False}))["n_outside"] == 20
 
 
@@ -298,7 +316,7 @@ def test_no_other_data_no_strangers(make): assert stress.strangers(make(**{"eval
 def test_an_image_of_train_is_not_its_own_nearest_case_among_strangers(make, monkeypatch):
     "Else every training image would be perfectly familiar, and the score flattered. Places in the bank differ from places in the file."
     e, asked, real = make(split="train", **{"data.max_train": 17, "seed": 1}), [], stress.ood_scores
-    monkeypatch.setattr(stress, "ood_scores", lambda *a, **k: asked.append((k.get("exclude"), real(*a, **k))) or asked[-1][1])
+    monkeypatch.setattr(stress, "ood_scores", lambda *a, **k: asked.append((e.own_places if "nearest" in k else None, real(*a, **k))) or asked[-1][1])
     found = stress.strangers(e)
     (own, inside), (none, _) = asked
     assert own.tolist() == list(range(17)) and none is None and found["n_inside"] == 17 and not np.array_equal(e.data.index, range(17))
@@ -347,6 +365,20 @@ def test_nearest_cases_by_sorting_all_similarities(make, task, split):
     for name, truth in (("label", e.labels), ("prediction", e.predicted)): assert agreement[name]["value"] == pytest.approx((votes == truth).reshape(len(rows), -1).all(1).mean())
     assert agreement["n_strangers"] == sum(r["typicality"] <= .05 for r in rows) and agreement["accuracy"] == pytest.approx(np.mean([np.array_equal(a, b) for a, b in zip(e.predicted, e.labels)]))
     assert schema.Neighbourhood.model_validate(json.loads(json.dumps(agreement, allow_nan=False))).words == agreement["words"] and agreement["words"][0].startswith(f"{agreement['n_strangers']} of {len(rows)} images")
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_the_bank_is_searched_once_for_the_evaluated_images(make, monkeypatch, split, tmp_path):
+    "Cases, agreement and strangers share one search; the other set and what is usual have their own."
+    from xaimed import features
+    e, asked, real = make(split=split, **{"eval.n_corrupted": 0, "eval.n_neighbours": 4}), [], features.nearest_cases
+    alone = [features.neighbours_report(e.features, e.labels, e.data.index.tolist(), e.bank, e.train.labels.numpy(), e.train.index.tolist(), e.data.spec.classes, e.task, predicted=e.predicted, k=4, same_split=split == "train"),
+             features.knn_agreement(e.features, e.labels, e.predicted, e.bank, e.train.labels.numpy(), e.data.spec.classes, e.task, k=4, exclude=e.own_places)]
+    for room in (features, stress): monkeypatch.setattr(room, "nearest_cases", lambda q, bank, **more: asked.append(np.asarray(q)) or real(q, bank, **more))
+    found = stress.stress_tests(e, tmp_path, {})
+    assert sum(np.array_equal(q, e.features) for q in asked) == (2 if split == "train" else 1) and len(asked) == 3       # of train the usual ones are the same images
+    agreement, rows = stress.neighbours(e)
+    assert rows == alone[0] and {k: agreement[k] for k in alone[1]} == alone[1] and found["neighbours"] == agreement
 
 
 def test_a_copy_in_train_is_the_nearest_case_and_no_stranger(make):

@@ -202,6 +202,42 @@ def test_what_is_not_there_is_said_before_anything_is_trained(tmp_path, monkeypa
     assert not stage_dir(options, "eval").exists()
 
 
+TABLES = [("image,site\n0,a\n", "expected one called index"), ("index,split,site\n0,tset,a\n", "Near: test"), ("index,site\none,a\n", "index 'one', expected a whole number"), ("index,site\n0,a\n20,b\n", "the first 20; expected 0..19"),
+          ("index,split,site\n0,val,a\n", "no row of the test split"), ("index\n0\n", "at least one named column besides index"), ("index,site\n3,a\n3,b\n", "a second time"), ("index,site\n-1,a\n", "the first -1")]
+
+@pytest.mark.parametrize("text,said", TABLES)
+def test_a_wrong_table_is_named_before_anything_is_trained(tmp_path, monkeypatch, text, said):
+    from xaimed.pipeline import check_names
+    (tmp_path / "meta.csv").write_text(text)
+    for room in (evaluation, explain): monkeypatch.setattr(room, "run_training", lambda options: pytest.fail("trained first"))
+    options = small(tmp_path, **{"eval.metadata": str(tmp_path / "meta.csv")})
+    for call in (lambda: check_names(options, STAGES), lambda: evaluation.run_eval(options), lambda: explain.run_explain(options)):
+        with pytest.raises(ValueError, match=f"eval.metadata: .*{said}"): call()
+    assert not (tmp_path / "data").exists()                                     # no image was made for it either
+
+
+def test_a_split_has_its_size_before_it_is_loaded(tmp_path):
+    own = write_npz(tmp_path / "own.npz", n=(24, 14, 9))
+    for name in "ab":
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for i in range(20): Image.new("L", (8, 8), i).save(tmp_path / "scans" / name / f"{i}.png")
+    sizes = lambda **more: [evaluation.split_size(small(tmp_path, **more), s) for s in ("train", "val", "test")]
+    assert sizes() == [24, 14, 20] and sizes(**{"data.dataset": str(own)}) == [24, 14, 9] and sizes(**{"data.dataset": "pathmnist", "data.size": 28}) == [None] * 3
+    folder = sizes(**{"data.dataset": str(tmp_path / "scans")})
+    assert sum(folder) == 40 and folder == [len(load_split(small(tmp_path, **{"data.dataset": str(tmp_path / "scans")}), s)) for s in ("train", "val", "test")]
+
+
+def test_other_data_of_volumes_are_refused_before_anything_is_trained(tmp_path):
+    path = write_npz(tmp_path / "volumes.npz", n=(6, 6, 6), shape=(12, 12, 12))
+    with pytest.raises(ValueError, match="volumes; expected images"): evaluation.files_named(small(tmp_path, **{"eval.other_data": str(path)}))
+
+
+def test_no_message_ends_in_two_marks(tmp_path, monkeypatch):
+    for said, ends in (("is it there?", "is it there? Made"), ("it is gone.", "it is gone. Made"), ("it is gone", "it is gone. Made")):
+        monkeypatch.setattr(evaluation, "check_source", lambda options: (_ for _ in ()).throw(ValueError(said)))
+        with pytest.raises(ValueError, match=ends.replace("?", "[?]")): evaluation.files_named(small(tmp_path, **{"eval.other_data": "pathmnist"}))
+
+
 def test_a_set_that_is_not_to_be_fetched_is_said_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="eval.other_data: there is no pathmnist.npz in"): evaluation.files_named(small(tmp_path, **{"data.size": 28, "data.download": False, "eval.other_data": "pathmnist"}))
 

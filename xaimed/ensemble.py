@@ -62,8 +62,7 @@ def uncertainty(
     task:str,         # One of trust.TASKS
 ) -> dict[str, np.ndarray]: # total, expected, mutual_information: nats, 0 or more; disagreement: 0..1; each (N,)
     "How unsure the ensemble is, and how much of it is disagreement between its members (Depeweg et al. 2018)."
-    p = check_members(members, task)
-    mean = p.mean(0)
+    p, mean = check_members(members, task), ensemble_probabilities(members, task)
     def entropy(q): return (entr(q) + entr(1 - q)).mean(-1) if task == "multi-label" else entr(q).sum(-1)
     total, expected = entropy(mean), entropy(p).mean(0)
     differs = np.stack([predict_labels(one, task) for one in p]) != predict_labels(mean, task)
@@ -124,7 +123,7 @@ def ensemble_report(
     "What several trainings say of the same images: each, all together, how far apart, and which order of the images is best."
     p, seeds = check_members(members, task), list(seeds)
     if len(seeds) != len(p) or len(set(seeds)) < len(seeds): raise ValueError(f"seeds is {seeds}, expected {len(p)} different ones: the same training twice is no second training")
-    y, mean = check_scores(labels, p.mean(0), task)
+    y, mean = check_scores(labels, ensemble_probabilities(p, task), task)
     def figures(q): return {k: float(v) for k, v in metric_values(y, q, task, metrics=["auc", "accuracy", "ece"], ece_bins=ece_bins).items()} | dict(nll=negative_log_likelihood(y, q, task))
     each, u = [dict(seed=s, **figures(q)) for s, q in zip(seeds, p)], uncertainty(p, task)
     drawn = bootstrap_intervals(y, mean, task, metrics=["auc", "accuracy", "brier"], n_resamples=n_resamples, level=level, seed=seed)
@@ -252,7 +251,7 @@ def dropout_report(
     "What the masks add: how unsure, and whether it orders the network's own decisions better than its own probability."
     q, (y, own) = member_probabilities(members, task), check_scores(labels, probabilities(logits, task), task)
     if q.shape[1:] != own.shape: raise ValueError(f"members has shape {q.shape} and logits {own.shape}, expected (M, N, K) and (N, K) of the same images")
-    u, mean = uncertainty(q, task), q.mean(0)
+    u, mean = uncertainty(q, task), ensemble_probabilities(q, task)
     (single, right), (masked, _) = (_sure_and_right(y, one, task) for one in (own, mean))
     changed = (predict_labels(mean, task) != predict_labels(own, task)).reshape(len(y), -1).any(1).mean()
     return plain(dict(p=p, n_passes=len(q), trained_with_dropout=bool(trained_with_dropout), n=len(y), uncertainty={name: v.mean() for name, v in u.items()}, changed=changed,

@@ -7,7 +7,8 @@ __all__ = ['MEDMNIST_TASKS', 'GROUPS', 'GALLERY_COLUMNS', 'label_text', 'label_n
            'medmnist_figures', 'why_undefined', 'evaluate', 'intervals_table', 'metrics_table', 'Scores',
            'recalibrated', 'sets_report', 'selective_report', 'image_outcome', 'select_failures', 'write_gallery',
            'failure_title', 'failure_grid', 'confusion_figure', 'reliability_of', 'curves_figure', 'slices_of',
-           'write_evaluation', 'files_named', 'run_eval', 'read_evaluation', 'compare_runs', 'comparison_table']
+           'write_evaluation', 'split_size', 'files_named', 'run_eval', 'read_evaluation', 'compare_runs',
+           'comparison_table']
 
 # %% ../nbs/03_eval.ipynb #71cc38e5
 import csv
@@ -24,7 +25,7 @@ from .calibration import calibration_summary, fit_calibrator, logits_from, nll_o
 from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
 from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
 from .curves import curves_left_out, curves_report, operating_report
-from .data import check_source, load_split, make_loader
+from .data import check_source, contents_of, data_seed, file_name, folder_files, list_datasets, load_spec, load_split, make_loader
 from .features import OTHER_SETS
 from .intervals import METRICS, delong_test, mcnemar_test, metric_rows, paired_bootstrap
 from .models import transforms_for
@@ -126,7 +127,7 @@ def evaluate(
 ) -> dict:                    # As in metrics.json; NaN where undefined, with the reason in `notes`
     "Every metric of a split, per class and together."
     y, p = check_scores(labels, probs, task)
-    if len(classes) != p.shape[1]: raise ValueError(f"probs has {p.shape[1]} columns and there are {len(classes)} class names, expected the same number: is the checkpoint of another data set?")
+    if len(classes) != p.shape[1]: raise ValueError(f"class names: {len(classes)}, columns of probs: {p.shape[1]}; expected the same number: is the checkpoint of another data set?")
     each, theirs = per_class_metrics(y, p, task), medmnist_figures(y, p, task)
     notes = why_undefined(each, classes, len(p))
     total = auc(y, p, task)
@@ -141,6 +142,11 @@ def evaluate(
 
 # %% ../nbs/03_eval.ipynb #e517b6e7
 def _cell(v): return "–" if v is None or v != v else f"{v:.3f}"
+def _signed(v): return "–" if v is None or v != v else f"{v + 0.0:+.3f}"
+
+def _range(low, high, said=_cell):
+    "Both ends of an interval, or that there is none."
+    return "none" if said(low) == "–" or said(high) == "–" or low == high else f"{said(low)} to {said(high)}"
 
 def intervals_table(
     metrics:Mapping,   # From `evaluate` or metrics.json
@@ -148,7 +154,8 @@ def intervals_table(
     "The metrics of the whole split with their intervals as a Markdown table."
     lines = [f"| metric | value | {100 * metrics['intervals']['level']:g} % interval | by |", "|:--|--:|:--|:--|"]
     for r in metrics["intervals"]["rows"]:
-        if r["class"] is None: lines.append(f"| {r['title']} | {_cell(r['value'])} | {_cell(r['low'])} to {_cell(r['high'])} | {r['interval']} |")
+        if r["class"] is None: lines.append(f"| {r['title']} | {_cell(r['value'])} | {_range(r['low'], r['high'])} | {r['interval'] if _range(r['low'], r['high']) != 'none' else '–'} |")
+    if any("| none |" in line for line in lines): lines += ["", "None: a figure that is not defined, that bins of chance make too high (ECE), with fewer than 5 images of a class or of the others, or the same in all resamples."]
     return "\n".join(lines)
 
 # %% ../nbs/03_eval.ipynb #22cbbbc1
@@ -204,14 +211,15 @@ def sets_report(
     seed:int=0,
 ) -> tuple[dict, np.ndarray]: # Thresholds and what the sets achieved, with one threshold and one per class; and the sets of the first, bool (N, K)
     "Conformal sets from the held-out split, and whether they keep their promise on the other."
-    given = dict(alpha=alpha, score="lac" if task == "multi-label" else score, task=task, seed=seed)
-    found, known = dict(alpha=alpha, score=given["score"], n_held_out=len(held_out.probs)), (held_out.labels, held_out.probs)
-    for name, by_class in (("marginal", False), ("by_class", True)):
-        sets = conformal_sets(*known, scored.probs, by_class=by_class, **given)
+    many, known = task == "multi-label", (held_out.labels, held_out.probs)
+    given = dict(alpha=alpha, score="lac" if many else score, task=task, seed=seed)
+    def achieved(by_class):
         limits = conformal_thresholds(*known, by_class=by_class, **given)          # infinite becomes null in the file
-        found[name] = dict(thresholds=limits.tolist(), **set_metrics(scored.labels, sets, alpha=alpha, task=task))
-        if not by_class: kept = sets
-    return found, kept
+        sets = conformal_sets(*known, scored.probs, by_class=by_class, **given)
+        return dict(thresholds=limits.tolist(), **set_metrics(scored.labels, sets, alpha=alpha, task=task)), sets
+    marginal, sets = achieved(False)
+    by_class = dict(marginal) if many else achieved(True)[0]                       # labels have thresholds of their own anyway
+    return dict(alpha=alpha, score=given["score"], n_held_out=len(held_out.probs), marginal=marginal, by_class=by_class), sets
 
 def selective_report(
     labels:Any,       # (N,) class indices; (N, K) zeros and ones for multi-label
@@ -377,7 +385,7 @@ def write_evaluation(
     "Write predictions, metrics, figures and the failure gallery of a split."
     folder = Path(folder)
     y, p = check_scores(labels, probs, task)
-    if len(images) != len(p): raise ValueError(f"there are {len(images)} images and {len(p)} rows of probabilities, expected one row per image")
+    if len(images) != len(p): raise ValueError(f"images: {len(images)}, rows of probabilities: {len(p)}; expected one row per image")
     found = evaluate(y, p, task, classes, ece_bins=ece_bins, n_resamples=n_resamples, seed=seed)
     metrics = dict(dataset=dataset, split=split, **found, checkpoint=dict(checkpoint or dict(which=None, epoch=None)))
     where, after, sets = f"{dataset} {split}, {len(p)} images".strip(), None, None
@@ -409,21 +417,49 @@ def write_evaluation(
     return metrics
 
 # %% ../nbs/03_eval.ipynb #36d975f0
+_MOST = 1_000_000   # Images in a split, where their number is not known yet
+
+def split_size(
+    options:Options,
+    split:str,     # "train", "val" or "test"
+) -> int|None:     # None where the file is still to be fetched
+    "Images in a split of the run's data, where that is known without loading one."
+    d = options.data
+    if d.dataset == "synthetic": return getattr(options.synthetic, f"n_{split}")
+    path = resolve_path(d.data_dir) / file_name(d.dataset, d.size) if d.dataset in list_datasets() else resolve_path(d.dataset)
+    if path.is_dir(): return len(folder_files(path, fractions=tuple(d.split_fractions), seed=data_seed(options))[1][split])
+    return contents_of(path)[split]["images"] if path.is_file() else None
+
+def _ended(error:Exception) -> str:
+    "A message as a sentence of its own."
+    text = str(error).rstrip(".")
+    return text if text.endswith(("?", "!")) else text + "."
+
+def _check_other(options:Options, name:str) -> None:
+    "Refuse another set that is unknown, missing, or of volumes."
+    elsewhere = options.model_copy(update={"data": options.data.model_copy(update={"dataset": name})})
+    try: check_source(elsewhere)
+    except (ValueError, FileNotFoundError) as error: raise ValueError(f"eval.other_data: {_ended(error)} Made of the images themselves: {', '.join(OTHER_SETS)}") from None
+    if name != "synthetic" and load_spec(elsewhere).ndim != 2: raise ValueError(f"eval.other_data is {name!r}, which holds volumes; expected images, as the network takes them: choose another set, or one made of the images themselves: {', '.join(OTHER_SETS)}")
+
 def files_named(
     options:Options,
 ) -> dict[str, Path]:  # "metadata" and "other_data", where they are files
-    "Find the files that the evaluation's options name, before anything is trained; an error where there is none, or where the other data are the run's own."
+    "Find and check the files that the evaluation's options name, before anything is trained; an error where there is none, where the table's columns or rows are wrong, or where the other data are the run's own."
     found, asked = {}, options.eval
     if asked.metadata:
         found["metadata"] = resolve_path(asked.metadata)
         if not found["metadata"].is_file(): raise ValueError(f"eval.metadata is {asked.metadata!r}, and there is no such file: expected a CSV with the column index (place in the split) and one column or more by which to slice")
+        size = split_size(options, asked.split)
+        try: read_metadata(found["metadata"], [], asked.split, size=_MOST if size is None else size)
+        except ValueError as error: raise ValueError(f"eval.metadata: {error}") from None
     if asked.other_data and asked.other_data not in OTHER_SETS:
         if asked.other_data == options.data.dataset: raise ValueError(f"eval.other_data is {asked.other_data!r}, which is the run's own data set; expected another one, or made of the images themselves: {', '.join(OTHER_SETS)}")
-        try: check_source(options.model_copy(update={"data": options.data.model_copy(update={"dataset": asked.other_data})}))
-        except (ValueError, FileNotFoundError) as error: raise ValueError(f"eval.other_data: {error}. Made of the images themselves: {', '.join(OTHER_SETS)}") from None
+        _check_other(options, asked.other_data)
         if (path := resolve_path(asked.other_data)).exists(): found["other_data"] = path
     return found
 
+# %% ../nbs/03_eval.ipynb #e7ba2a51
 def run_eval(
     options:Options,
     *,
@@ -475,11 +511,11 @@ def compare_runs(
     "Compare two runs on the images that both have scored."
     (a, index, y, p), (b, others, z, q) = read_evaluation(first), read_evaluation(second)
     for key, what in (("dataset", "data set"), ("split", "split"), ("task", "task"), ("classes", "classes")):
-        if a[key] != b[key]: raise ValueError(f"the {what} of the two runs differ: {a[key]} and {b[key]}, expected the same: a paired comparison needs the same images")
+        if a[key] != b[key]: raise ValueError(f"the two runs differ in their {what}: {a[key]} and {b[key]}, expected the same: a paired comparison needs the same images")
     order = {int(i): k for k, i in enumerate(others)}
-    if set(order) != set(index.tolist()): raise ValueError(f"the runs scored {len(index)} and {len(others)} images, expected the same images: evaluate both with the same eval.split and data.max_eval")
+    if set(order) != set(index.tolist()): raise ValueError(f"the runs scored other images ({len(index)} and {len(others)}), expected the same images: evaluate both with the same eval.split and data.max_eval")
     rows = [order[int(i)] for i in index]
-    if not np.array_equal(y, z[rows]): raise ValueError("the labels of the two runs differ, expected those of the same data file")
+    if not np.array_equal(y, z[rows]): raise ValueError("the two runs differ in their labels, expected those of the same data file")
     found, task = paired_bootstrap(y, p, q[rows], a["task"], n_resamples=n_resamples, seed=seed), a["task"]
     tests = [(METRICS[name].title, "paired bootstrap", c) for name, c in found.items()]
     if task == "binary": tests.append(("AUC", "DeLong", delong_test(y == 1, p[:, 1], q[rows][:, 1])))
@@ -493,5 +529,6 @@ def comparison_table(
     lines = ["| metric | first | second | difference | 95 % interval | p | test |", "|:--|--:|--:|--:|:--|--:|:--|"]
     for r in rows:
         p = "–" if r["p"] != r["p"] else "< 0.001" if r["p"] < .001 else f"{r['p']:.3f}"
-        lines.append(f"| {r['title']} | {_cell(r['first'])} | {_cell(r['second'])} | {r['difference']:+.3f} | {r['low']:+.3f} to {r['high']:+.3f} | {p} | {r['test']} |")
-    return "\n".join([*lines, "", f"{rows[0]['n']} images; second minus first. One in twenty p-values of equal models is below .05: these are {len(rows)}, uncorrected."])
+        lines.append(f"| {r['title']} | {_cell(r['first'])} | {_cell(r['second'])} | {_signed(r['difference'])} | {_range(r['low'], r['high'], _signed)} | {p} | {r['test']} |")
+    none = " No interval: a figure that is not defined, or a difference that is the same in all resamples." if any("| none |" in line for line in lines) else ""
+    return "\n".join([*lines, "", f"{rows[0]['n']} image{'s' * (rows[0]['n'] != 1)}; second minus first. One in twenty p-values of equal models is below .05: there are {len(rows)} here, uncorrected.{none}"])

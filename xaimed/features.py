@@ -71,6 +71,7 @@ def extract_features(
 # %% ../nbs/03_features.ipynb #6ece2af5
 SIMILARITIES = ("cosine", "euclidean")
 _DIGITS = 10   # Similarities that agree to here are equal
+_SPARE = 24    # Cases beyond k that are compared again in float64
 
 def _rows(name:str, values:Any, width:int|None=None) -> np.ndarray:
     "Feature vectors (N, D), finite, or a ValueError."
@@ -85,8 +86,7 @@ def _similarity(a:np.ndarray, b:np.ndarray, metric:str) -> np.ndarray:
     from scipy.spatial.distance import cdist
     a, b = a.astype(np.float64), b.astype(np.float64)
     if metric == "euclidean": return np.round(0.0 - cdist(a, b), _DIGITS)
-    a, b = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300) for v in (a, b))   # a vector of zeros is similar to nothing: 0
-    return np.round(a @ b.T, _DIGITS)
+    return np.round(_unit(a) @ _unit(b).T, _DIGITS)
 
 def _nearest(queries, bank, own, k, metric, block):
     "The k most similar rows of the bank for one block of queries, the best so far carried from block to block."
@@ -101,6 +101,33 @@ def _nearest(queries, bank, own, k, metric, block):
             best[:, j], where[:, j], s[rows, top] = s[rows, top], places[rows, top], -np.inf
     return where, best
 
+def _unit(v:np.ndarray) -> np.ndarray: return v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-300)     # a vector of zeros is similar to nothing: 0
+
+def _candidates(queries, bank, own, m, block):       # the bank has more than m others, so `own` is never among them
+    "The m rows of the bank that look most similar in float32, unit vectors given: places (Q, m) and similarities (Q, m), in no order."
+    best, where = torch.full((len(queries), m), -torch.inf), torch.full((len(queries), m), -1)
+    block *= 16                                     # a half of the bytes, and one partial sort of many
+    for start in range(0, len(bank), block):
+        s = torch.from_numpy(queries @ bank[start:start + block].T)
+        itself = (own >= start) & (own < start + s.shape[1])
+        s[itself, own[itself] - start] = -torch.inf
+        s, chosen = s.topk(min(m, s.shape[1]), sorted=False)
+        best, kept = torch.cat([best, s], 1).topk(m, sorted=False)
+        where = torch.cat([where, chosen + start], 1).gather(1, kept)
+    return where.numpy(), best.numpy()
+
+def _nearest_cosine(queries, bank, unit_bank, own, k, block):
+    "As `_nearest` by cosine: a search in float32, the nearest few compared in float64, and all of the bank where that could miss one."
+    m, q = k + _SPARE, _unit(queries.astype(np.float64))
+    where, rough = _candidates(q.astype(np.float32), unit_bank, own, m, block)
+    where.sort(1)                                   # of equals the first in the bank
+    s = np.stack([(q * _unit(bank[places].astype(np.float64))).sum(1) for places in where.T], 1).round(_DIGITS)
+    top = np.argsort(-s, axis=1, kind="stable")[:, :k]
+    where, s = np.take_along_axis(where, top, 1), np.take_along_axis(s, top, 1)
+    open_ = rough.min(1) + (queries.shape[1] + 8) * 2.**-24 >= s[:, -1] - 10.**-_DIGITS
+    if open_.any(): where[open_], s[open_] = _nearest(queries[open_], bank, own[open_], k, "cosine", block)
+    return where, s
+
 # %% ../nbs/03_features.ipynb #b3b24957
 def nearest_cases(
     queries:Any,          # Features, (Q, D)
@@ -109,7 +136,7 @@ def nearest_cases(
     k:int=3,              # Cases per query
     exclude:Any=None,     # (Q,) position in the bank of the query itself, -1 where it is not in it
     metric:str="cosine",  # One of SIMILARITIES
-    block:int=1024,       # Rows at once, of queries and of the bank: bounds the memory
+    block:int=1024,       # Rows of queries at once, and of the bank, or 16 times as many in float32: bounds the memory
 ) -> tuple[np.ndarray, np.ndarray]: # Positions in the bank (Q, k), the most similar first; similarities (Q, k): -1..1 for cosine, 0 or less for euclidean
     "The cases that look most alike to the network; of equals, the one that comes first."
     b = _rows("bank", bank)
@@ -121,7 +148,10 @@ def nearest_cases(
         raise ValueError(f"exclude has shape {own.shape} and type {own.dtype}, expected ({len(q)},) whole numbers -1..{len(b) - 1}: where each query stands in the bank, -1 for nowhere")
     room = len(b) - int((own >= 0).any())
     if not 1 <= k <= room: raise ValueError(f"k is {k}, expected 1..{room}: the bank has {len(b)} cases" + (", and a query is not its own neighbour" if room < len(b) else ""))
-    found = [_nearest(q[i:i + block], b, own[i:i + block], k, metric, block) for i in range(0, len(q), block)]
+    if metric == "cosine" and len(b) > 2 * (k + _SPARE):
+        unit = np.concatenate([_unit(b[i:i + block].astype(np.float64)).astype(np.float32) for i in range(0, len(b), block)])
+        found = [_nearest_cosine(q[i:i + block], b, unit, own[i:i + block], k, block) for i in range(0, len(q), block)]
+    else: found = [_nearest(q[i:i + block], b, own[i:i + block], k, metric, block) for i in range(0, len(q), block)]
     indices, similarity = (np.concatenate(parts) for parts in zip(*found))
     return indices, similarity
 
@@ -179,6 +209,12 @@ def _same(a:np.ndarray, b:Any) -> np.ndarray:
     "Whether labels (N,) or rows of labels (N, K) agree as a whole with others, or with one."
     return a == b if a.ndim == 1 else (a == b).all(1)
 
+def _found(nearest, n, k):
+    "What a search gave, or a ValueError where it was another one."
+    where, similarity = (np.asarray(v) for v in nearest)
+    if where.shape != similarity.shape or where.ndim != 2 or len(where) != n or not 1 <= k <= where.shape[1]: raise ValueError(f"nearest has shapes {where.shape} and {similarity.shape}, expected both ({n}, {k}) or wider: take what `nearest_cases` gave for the same queries and bank")
+    return where[:, :k], similarity[:, :k]
+
 def neighbours_report(
     query_features:Any,   # (Q, D)
     query_labels:Any,     # (Q,) class indices, (Q, K) zeros and ones for multi-label; None where not known
@@ -193,6 +229,7 @@ def neighbours_report(
     k:int=3,
     same_split:bool=False, # Queries and bank are of one split: a query is then not its own neighbour
     metric:str="cosine",  # One of SIMILARITIES
+    nearest:tuple|None=None, # From `nearest_cases` of these queries, at least k wide; searched for when None
     most:int=2000,        # Training cases that say what is usual
     seed:int=0,
 ) -> list[dict]:          # Per query: index, label, label_name, predicted, predicted_name, neighbours (index, label, label_name, similarity), agreement (label, prediction: 0..1 or None), similarity, typicality, stranger
@@ -203,7 +240,7 @@ def neighbours_report(
     y = _labels("bank_labels", bank_labels, len(bank), len(classes), task)
     own = {name: None if v is None else _labels(name, v, len(q), len(classes), task) for name, v in (("query_labels", query_labels), ("predicted", predicted))}
     place = {int(i): n for n, i in enumerate(known)} if same_split else {}
-    where, similarity = nearest_cases(q, bank, k=k, exclude=[place.get(int(i), -1) for i in asked], metric=metric)
+    where, similarity = _found(nearest or nearest_cases(q, bank, k=k, exclude=[place.get(int(i), -1) for i in asked], metric=metric), len(q), k)
     typical = typicality(similarity[:, 0], usual_similarities(bank, metric=metric, most=most, seed=seed))
     rows = []
     for i, index in enumerate(asked):
@@ -241,13 +278,14 @@ def knn_agreement(
     k:int=5,              # Cases that vote; odd avoids ties
     exclude:Any=None,     # As in `nearest_cases`
     metric:str="cosine",
+    nearest:tuple|None=None, # From `nearest_cases` of these queries, at least k wide; searched for when None
     level:float=.95,      # Of confidence
 ) -> dict:                # k, metric, n, n_bank; prediction and label: value, low, high, n, chance, commonest, above_chance; accuracy of the network; per_label (multi-label): name with prediction and label
     "How often the nearest training cases say what the network says, and what is true."
     bank, q = _rows("bank_features", bank_features), _rows("query_features", query_features)
     known = _labels("bank_labels", bank_labels, len(bank), len(classes), task)
     answers = dict(prediction=_labels("predicted", predicted, len(q), len(classes), task), label=_labels("query_labels", query_labels, len(q), len(classes), task))
-    cases = known[nearest_cases(q, bank, k=k, exclude=exclude, metric=metric)[0]]
+    cases = known[_found(nearest or nearest_cases(q, bank, k=k, exclude=exclude, metric=metric), len(q), k)[0]]
     votes = _majority(cases) if cases.ndim == 2 else np.stack([_majority(cases[:, :, j]) for j in range(cases.shape[2])], 1)
     found = dict(k=k, metric=metric, n=len(q), n_bank=len(bank), **{name: _beside_chance(votes, a, known, level) for name, a in answers.items()},
                  accuracy=float(_same(answers["prediction"], answers["label"]).mean()))
@@ -342,11 +380,12 @@ def ood_scores(
     fitted:Mahalanobis|None, # From the training images; without it that score is left out
     bank:Any,             # Features of the training images, (M, D)
     exclude:Any=None,     # As in `nearest_cases`, for images that are in the bank
+    nearest:tuple|None=None, # From `nearest_cases` of these images; searched for when None
     temperature:float=1.0, # Of the energy
 ) -> dict[str, np.ndarray]: # By name of SCORES: (N,), higher is more like the training images
     "Every score of a set of images."
     return dict(max_probability=max_probability(logits, task), energy=energy_score(logits, task, temperature=temperature),
-                **({} if fitted is None else dict(mahalanobis=mahalanobis_score(fitted, features))), nearest_case=nearest_cases(features, bank, k=1, exclude=exclude)[1][:, 0])
+                **({} if fitted is None else dict(mahalanobis=mahalanobis_score(fitted, features))), nearest_case=_found(nearest or nearest_cases(features, bank, k=1, exclude=exclude), len(features), 1)[1][:, 0])
 
 # %% ../nbs/03_features.ipynb #89ce1548
 class OtherSet(NamedTuple):

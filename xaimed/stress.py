@@ -25,7 +25,7 @@ from .audit import leaked
 from .config import Options, atomic_write, plain, progress, read_json, stage_dir
 from .data import ImageDataset, data_seed, files_beside, find_from_options, load_split
 from .ensemble import dropout_report, dropout_words, ensemble_report, ensemble_words, mc_dropout, uses_dropout
-from .features import OTHER_SETS, extract_features, fit_mahalanobis, knn_agreement, neighbours_report, ood_report, ood_scores, ood_words, pixel_scores, stranger_images, strangers_words
+from .features import OTHER_SETS, extract_features, fit_mahalanobis, knn_agreement, nearest_cases, neighbours_report, ood_report, ood_scores, ood_words, pixel_scores, stranger_images, strangers_words
 from .intervals import METRICS, Weighted, bootstrap_intervals, resample_weights
 from .models import eval_mode
 from .plots import as_channels_last, image_grid, lines, save_figure
@@ -71,6 +71,17 @@ class Evaluated:
         "Features of the training images, (M, D)."
         return self.features_of(self.train)[0]
 
+    @cached_property
+    def own_places(self) -> np.ndarray|None:
+        "Where each evaluated image stands in the bank, (N,); None where they are no training images."
+        at = {int(i): k for k, i in enumerate(self.train.index)} if self.data.split == "train" else None
+        return None if at is None else np.array([at[int(i)] for i in self.data.index])
+
+    @cached_property
+    def nearest(self) -> tuple[np.ndarray, np.ndarray]:
+        "The nearest training cases of each evaluated image: places in the bank and similarities, (N, k)."
+        return nearest_cases(self.features, self.bank, k=min(max(1, self.options.eval.n_neighbours), len(self.bank) - 1), exclude=self.own_places)
+
     def features_of(self, data:ImageDataset) -> tuple[np.ndarray, np.ndarray]:
         "Features and logits of other images."
         return extract_features(self.model, data, batch_size=self.options.eval.batch_size)
@@ -97,7 +108,7 @@ def leak_effect(
     *,
     n_resamples:int=2000,
     seed:int=0,
-) -> dict:                # n, n_leaked; of_all, without and change: name -> value, low, high (the last two None where nothing leaked, or nothing is left)
+) -> dict:                # n, n_leaked; of_all, without and change: name -> value, low, high, of a change also note (the last two None where nothing leaked, or nothing is left)
     "Figures with and without the images that training has seen."
     y, p, seen = np.asarray(labels), np.asarray(probs), np.asarray(seen, bool)
     if seen.shape != (len(y),): raise ValueError(f"seen has shape {seen.shape}, expected ({len(y)},): whether each image has a copy in train")
@@ -115,12 +126,14 @@ def _change_without(y, p, task, seen, n_resamples, seed) -> dict:
         with np.errstate(invalid="ignore", divide="ignore"): return function(Weighted(y, p, task, w * ~seen)) - function(Weighted(y, p, task, w))      # NaN where a draw has none but seen images
     for w in resample_weights(np.zeros(len(y), int), n_resamples, seed=seed):
         for drawn, function in found.values(): drawn.append(change(w.astype(np.float64), function))
-    def ends(drawn):
-        drawn = np.concatenate(drawn)
-        kept = drawn[np.isfinite(drawn)]
-        return np.quantile(kept, [.025, .975]) if len(kept) >= .95 * len(drawn) else (np.nan, np.nan)
+    def told(value, drawn):
+        kept, none = drawn[np.isfinite(drawn)], dict(value=value, low=np.nan, high=np.nan)
+        if not np.isfinite(value): return none | dict(note="not defined: too few classes or images")
+        if len(kept) < .95 * len(drawn): return none | dict(note="no interval: too few images or classes are left in many of the resamples")
+        low, high = np.quantile(kept, [.025, .975])
+        return none | dict(note=f"no interval: {'every resample gives' if np.ptp(kept) < 1e-12 else 'nearly all resamples give'} the same change") if high - low < 1e-12 else dict(value=value, low=low, high=high, note="")
     whole = np.ones((1, len(y)))
-    return {name: dict(zip(("value", "low", "high"), (float(change(whole, function)[0]), *map(float, ends(drawn))))) for name, (drawn, function) in found.items()}
+    return {name: told(float(change(whole, function)[0]), np.concatenate(drawn)) for name, (drawn, function) in found.items()}
 
 def leaks(
     e:Evaluated,
@@ -170,8 +183,6 @@ def other_images(
     elsewhere = e.options.model_copy(update={"data": e.options.data.model_copy(update={"dataset": name})})
     found = load_split(elsewhere, "test", same.transform)
     if found.images.ndim != same.images.ndim: raise ValueError(f"eval.other_data {name!r} holds {'volumes' if found.spec.ndim == 3 else 'images'} and {same.spec.name} {'volumes' if same.spec.ndim == 3 else 'images'}, expected the same: choose another set")
-    if found.images.shape[1] != same.images.shape[1] and not e.options.data.as_rgb:
-        raise ValueError(f"eval.other_data {name!r} has {found.images.shape[1]} channels and {same.spec.name} {same.images.shape[1]}, expected the same: set data.as_rgb=true, or choose another set")
     return dict(name=found.spec.name, title=found.spec.title, description="Its test split."), found.take(1000, e.options.seed)
 
 def other_files(
@@ -190,15 +201,17 @@ def strangers(
     if not e.options.eval.other_data or len(e.train) < 2: return None
     about, other = other_images(e)
     try: fitted, why = fit_mahalanobis(e.bank, e.train.labels.cpu().numpy(), e.task), []
-    except ValueError as error: fitted, why = None, [f"Mahalanobis is left out: {error}."]          # too few images, or features without spread
+    except ValueError as error: fitted, why = None, [f"Mahalanobis is left out: {error}."]         # too few images, or features without spread
     features, logits = e.features_of(other)
-    exclude = np.array([{int(i): k for k, i in enumerate(e.train.index)}[int(i)] for i in e.data.index]) if e.data.split == "train" else None
-    inside = ood_scores(e.features, e.logits, e.task, fitted=fitted, bank=e.bank, exclude=exclude) | _pixels(e.data, e.train)
+    inside = ood_scores(e.features, e.logits, e.task, fitted=fitted, bank=e.bank, nearest=e.nearest) | _pixels(e.data, e.train)
     outside = ood_scores(features, logits, e.task, fitted=fitted, bank=e.bank) | _pixels(other, e.train)
     rows = ood_report(inside, outside, n_resamples=e.options.eval.n_resamples, seed=e.options.seed)
     return about | dict(n_inside=len(e.data), n_outside=len(other), scores=rows, words=ood_words(rows, f"the {e.data.split} images", about["title"]) + why)
 
-def _pixels(data, train): return pixel_scores(data.images.cpu().numpy(), train.images.cpu().numpy())
+def _pixels(data, train):
+    "The pixel controls, of gray images where the network sees gray."
+    def seen(d): return d.images.cpu().numpy() if getattr(data.transform, "rgb", True) else d.images.cpu().numpy().mean(1, keepdims=True)
+    return pixel_scores(seen(data), seen(train))
 
 # %% ../nbs/03_stress.ipynb #d7fc73bf
 NEIGHBOUR_COLUMNS = ("index", "rank", "case", "label", "label_name", "similarity", "typicality")
@@ -209,10 +222,9 @@ def neighbours(
     "The nearest training cases of every evaluated image."
     k = e.options.eval.n_neighbours
     if not k or len(e.train) < 2: return None, []                # a case has to have another one to be near to
-    k, bank_labels, classes, own = min(k, len(e.bank) - 1), e.train.labels.cpu().numpy(), e.data.spec.classes, e.data.split == "train"
-    where = {int(i): n for n, i in enumerate(e.train.index)} if own else {}
-    rows = neighbours_report(e.features, e.labels, e.data.index.tolist(), e.bank, bank_labels, e.train.index.tolist(), classes, e.task, predicted=e.predicted, k=k, same_split=own, seed=e.options.seed)
-    agreement = knn_agreement(e.features, e.labels, e.predicted, e.bank, bank_labels, classes, e.task, k=k, exclude=[where.get(int(i), -1) for i in e.data.index] if own else None)
+    k, bank_labels, classes = min(k, len(e.bank) - 1), e.train.labels.cpu().numpy(), e.data.spec.classes
+    rows = neighbours_report(e.features, e.labels, e.data.index.tolist(), e.bank, bank_labels, e.train.index.tolist(), classes, e.task, predicted=e.predicted, k=k, nearest=e.nearest, seed=e.options.seed)
+    agreement = knn_agreement(e.features, e.labels, e.predicted, e.bank, bank_labels, classes, e.task, k=k, nearest=e.nearest)
     n_strangers = sum(r["stranger"] for r in rows)
     return agreement | dict(n_strangers=n_strangers, words=[strangers_words(n_strangers, len(rows))]), rows
 
