@@ -222,6 +222,9 @@ def _found(path:Path) -> tuple|None:
     except (_NotKept, OSError, RuntimeError): return None
     return None if headers is None else (entry, headers)
 
+@lru_cache(maxsize=256)
+def _say_once(name:str, why:str) -> None: log.warning("%s is not kept unpacked (%s): it is read from the file each time", name, why)
+
 def _kept(path:Path, *, again:bool=False) -> tuple|None:
     "(entry, headers) of a large file, unpacked now when it is not yet; None for a small file, or when nothing can be kept."
     if not again and (found := _found(path)): return found
@@ -235,7 +238,7 @@ def _kept(path:Path, *, again:bool=False) -> tuple|None:
             _tidy(root, identity, own=again)
             return root / name, _unpack(path, identity, root / name)
     except (_NotKept, OSError, NotImplementedError) as e:
-        log.warning("%s is not kept unpacked (%s): it is read from the file each time", Path(path).name, e)
+        _say_once(Path(path).name, str(e))
         return None
 
 # %% ../nbs/00_store.ipynb #0a1ffa69
