@@ -4,6 +4,8 @@
 
 Prediction, written before the first run: 50 times or more at 28 pixels, where the other side spends 0.3 ms on every image in Python (PIL, ToTensor,
 Normalize, collate) and this one 0.1 ms on 128 of them; 2.5 times or more at 224, where both sides are bound by writing 77 MB of floats a batch.
+The first run (one thread of a busy machine) gave 147 at 28 and 1.2 at 224: right about what binds, wrong about how much. Nine tenths of xaimed's time
+at 224 went to the first touch of fresh memory, page by page. Since the transform writes once, into large pages, it is about 7.
 
 Both sides give the same batches, which is checked first: a shuffled pass over the training images in batches of 128, gray repeated to three channels,
 floats normalised with mean and deviation 0.5, no worker processes. They take turns in one process, and the first turn is thrown away. Printed are

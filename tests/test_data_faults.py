@@ -1,5 +1,4 @@
 "Hostile and broken data files, and servers that misbehave: a clear error or the right arrays, nothing written, nothing hanging."
-import bz2
 import hashlib
 import io
 import json
@@ -11,7 +10,6 @@ import time
 import warnings
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +85,7 @@ def test_objects_are_never_unpickled(tmp_path, way, key):
     evil = np.empty(len(arrays[key]), dtype=object)
     evil[:] = Evil()
     np.savez(tmp_path / "mine.npz", **{**arrays, key: evil})
-    refused(tmp_path / "mine.npz", "pickle|type object|type are object|labels have type" if "images" in key else "pickle")
+    with pytest.raises(D.DataError, match=f"mine.npz: {key} holds Python objects.*pickle"): use(tmp_path / "mine.npz")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -229,6 +227,7 @@ def test_a_text_bomb_in_a_png(pictures):
     with pytest.raises(D.DataError, match="5.png"): [D.load_medmnist_dataset(pictures, s, size=12) for s in D.SPLITS]
 
 
+@pytest.mark.filterwarnings("ignore:Tag data larger")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=3), ending=st.sampled_from(("png", "jpg", "bmp", "tif", "webp", "gif")))
 def test_image_files_with_bytes_changed(tmp_path, where, ending):
@@ -243,7 +242,7 @@ def test_image_files_with_bytes_changed(tmp_path, where, ending):
 
 # names
 
-EVIL = ["../../etc/passwd", "/absolute", "<script>alert('x')</script>", "$\\frac{1", "a\\b", "{0!r} %s", "=1+1", "|x|", "CON", "‏ü 漢"]
+EVIL = ["../../etc/passwd", "/absolute", "<script>alert('x')</script>", "$\\frac{1", "a\\b", "{0!r} %s", "=1+1", "|x|", "CON", "‏ü é"]
 
 
 def test_hostile_class_names_are_shown_and_are_no_path(tmp_path):
@@ -254,7 +253,7 @@ def test_hostile_class_names_are_shown_and_are_no_path(tmp_path):
     before = set(tmp_path.rglob("*"))
     folder = D.run_data(options)
     assert json.loads((folder / "card.json").read_text())["classes"] == EVIL and (folder / "samples.png").stat().st_size > 1000
-    assert all(p.is_relative_to(tmp_path / "out") for p in set(tmp_path.rglob("*")) - before)
+    assert [p.name for p in sorted(set(tmp_path.rglob("*")) - before) if not p.is_relative_to(tmp_path / "out") and not p.is_relative_to(tmp_path / "cache")] == []
 
 
 @pytest.mark.parametrize("name", ("a\nb", "a\rb", "tab\there", "\x1b[31mred", "nul\x00", "\x7f", "\u202egpj.exe", "", "  ", "x" * 201, 5, None, ["a"], "no"))
@@ -347,14 +346,14 @@ def fetch(tmp_path, server, **how):
 
 MISBEHAVES = {
     "says nothing": (hold, "no answer in time|timed out"),
-    "stalls in the middle": (lambda c: says(b"x" * 5000, length=10**5, then=hold)(c), "kept in"),
+    "stalls in the middle": (lambda c: says(b"x" * 50_000, length=10**5, then=hold)(c), "kept in"),
     "closes at once": (lambda c: None, "could not fetch"),
     "drops in the middle, always": (lambda c: says(b"x" * 5000, length=10**5)(c), "bytes"),
     "sends something else": (lambda c: says(b"<html>log in</html>")(c), "MD5.*deleted"),
     "sends nothing": (lambda c: says(b"")(c), "MD5|could not"),
     "redirects to a file": (lambda c: says(status="302 Found", headers="Location: file:///etc/passwd\r\n")(c), "could not fetch.*in 1 attempts.*InvalidSchema"),
     "redirects to itself": (lambda c: says(status="302 Found", headers="Location: /bloodmnist.npz\r\n")(c), "in 1 attempts.*TooManyRedirects"),
-    "redirects nowhere": (lambda c: says(status="302 Found", headers="Location: http://[x/\r\n")(c), "could not fetch"),
+    "redirects nowhere": (lambda c: says(status="302 Found", headers="Location: http://[x/\r\n")(c), "in 1 attempts.*Invalid IPv6 URL"),
     "has no such file": (lambda c: says(status="404 Not Found")(c), "in 1 attempts.*404"),
     "is broken, always": (lambda c: says(status="500 Internal Server Error")(c), "in 3 attempts.*500"),
     "speaks no HTTP": (lambda c: c.sendall(b"SSH-2.0-OpenSSH\r\n" * 20), "could not fetch"),
@@ -381,9 +380,9 @@ RECOVERS = {
     "too long a length, then right": [lambda b: says(b, length=len(b) + 100), lambda b: says(status="416 Range Not Satisfiable"), lambda b: says(b)],
     "length is a word": [lambda b: says(b, length="many")],
     "length is negative": [lambda b: says(b, length=-5)],
-    "a stall in the middle, then the rest": [lambda b: says(b[:40_000], length=len(b), then=hold), lambda b: says(b[40_000:], status="206 Partial Content", headers=f"Content-Range: bytes 40000-{len(b) - 1}/{len(b)}\r\n")],
-    "the rest from a wrong place, then right": [lambda b: says(b[:40_000], length=len(b)), lambda b: says(b[10:], status="206 Partial Content", headers=f"Content-Range: bytes 10-{len(b) - 1}/{len(b)}\r\n"), lambda b: says(b)],
-    "the rest of something else, then right": [lambda b: says(b[:40_000], length=len(b)), lambda b: says(bytes(len(b) - 40_000), status="206 Partial Content", headers=f"Content-Range: bytes 40000-{len(b) - 1}/{len(b)}\r\n"), lambda b: says(b)],
+    "a stall in the middle, then the rest": [lambda b: says(b[:32_768], length=len(b), then=hold), lambda b: says(b[32_768:], status="206 Partial Content", headers=f"Content-Range: bytes 32768-{len(b) - 1}/{len(b)}\r\n")],
+    "the rest from a wrong place, then right": [lambda b: says(b[:32_768], length=len(b)), lambda b: says(b[10:], status="206 Partial Content", headers=f"Content-Range: bytes 10-{len(b) - 1}/{len(b)}\r\n"), lambda b: says(b)],
+    "the rest of something else, then right": [lambda b: says(b[:32_768], length=len(b)), lambda b: says(bytes(len(b) - 32_768), status="206 Partial Content", headers=f"Content-Range: bytes 32768-{len(b) - 1}/{len(b)}\r\n"), lambda b: says(b)],
 }
 
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, write_json
 from .store import DataError, array_headers, md5_of, put_in_place, read_array, user_cache
@@ -173,13 +173,16 @@ def _attempt(url:str, part:Path, timeout:float) -> None:
         with open(part, "ab" if resumed else "wb") as f:
             for block in reply.iter_content(1 << 14):
                 bar.update(f.write(block))
-                if f.tell() > MOST_BYTES: raise requests.exceptions.ContentDecodingError(f"more than {MOST_BYTES} bytes came, and no MedMNIST file is that large")
+                if f.tell() > MOST_BYTES: break
         bar.close()
+    if part.stat().st_size > MOST_BYTES:
+        part.unlink()
+        raise requests.exceptions.ContentDecodingError(f"more than {MOST_BYTES} bytes came, and no MedMNIST file is that large")
     if length and part.stat().st_size < have + length: raise requests.ConnectionError(f"{part.stat().st_size} of {have + length} bytes came")
 
 def _worth_another_try(error) -> bool:
-    from requests.exceptions import ContentDecodingError, InvalidHeader, InvalidSchema, InvalidURL, TooManyRedirects
-    if isinstance(error, (ContentDecodingError, InvalidHeader, InvalidSchema, InvalidURL, TooManyRedirects)): return False   # an address that leads nowhere stays so
+    from requests.exceptions import ContentDecodingError, TooManyRedirects
+    if isinstance(error, (ValueError, ContentDecodingError, TooManyRedirects)): return False   # an address that cannot be one stays so
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status is None or status >= 500 or status in (408, 416, 429)
 
@@ -188,7 +191,7 @@ def _fetch(url:str, part:Path, retries:int, pause:float, timeout:float) -> None:
     import requests
     for attempt in range(retries + 1):
         try: return _attempt(url, part, timeout)
-        except requests.RequestException as e:
+        except (requests.RequestException, ValueError) as e:              # of a redirect that is no address, a bare ValueError comes
             if attempt == retries or not _worth_another_try(e):
                 kept = f" What came so far ({part.stat().st_size} bytes) is kept in {part} and used the next time." if part.exists() and part.stat().st_size else ""
                 raise DataError(f"could not fetch {url} in {attempt + 1} attempts: {_reason(e)}. Check the network, name another address or a local folder "
@@ -199,7 +202,7 @@ def _fetch(url:str, part:Path, retries:int, pause:float, timeout:float) -> None:
 def _reason(error) -> str:
     "A network error in a few words."
     response = getattr(error, "response", None)
-    if response is not None: return f"the server answered {response.status_code} {response.reason}"
+    if response is not None and response.status_code >= 400: return f"the server answered {response.status_code} {response.reason}"
     known = {"NameResolution": "its name is not found; is there a network", "refused": "the connection is refused", "timed out": "no answer in time"}
     said = next((words for sign, words in known.items() if sign in str(error)), None)
     return f"the server cannot be reached ({said})" if said else f"{type(error).__name__} ({str(error)[:160]})"
@@ -275,7 +278,8 @@ def contents_of(
     "What each split holds, without unpacking a pixel."
     headers, found = array_headers(path), {}
     for split in SPLITS:
-        if (h := headers.get(f"{split}_images")) is None: raise DataError(f"{path} holds no {split}_images. Expected the arrays {', '.join(f'{s}_images, {s}_labels' for s in SPLITS)}")
+        if (h := headers.get(f"{split}_images")) and h.dtype == "|O": read_array(path, f"{split}_images")   # refuses it, and says why
+        if h is None: raise DataError(f"{path} holds no {split}_images. Expected the arrays {', '.join(f'{s}_images, {s}_labels' for s in SPLITS)}")
         found[split] = {"images": h.shape[0] if h.shape else 0, "shape": list(h.shape), "dtype": str(np.dtype(h.dtype)), "bytes": h.n_bytes}
     return found
 
@@ -862,8 +866,7 @@ class BatchLoader(DataLoader):
 
     def _batches(self):
         torch.empty((), dtype=torch.int64).random_(generator=self.generator)   # the workers' seed, drawn so that the order is the same without them
-        n, shuffled = len(self.dataset), isinstance(self.sampler, RandomSampler)
-        order = torch.randperm(n, generator=self.generator) if shuffled else torch.arange(n)
+        order = torch.tensor(list(self.sampler))
         for where in order.to(self.dataset.images.device).split(self.batch_size): yield self.dataset.batch(where, self.device)
 
 def make_loader(
