@@ -191,7 +191,7 @@ def test_the_same_content_in_two_places_has_two_entries(made, cache, tmp_path):
 DAMAGE = {
     "cut": lambda e: os.truncate(e / "train_images.npy", 500), "empty": lambda e: os.truncate(e / "train_images.npy", 0), "longer": lambda e: os.truncate(e / "train_images.npy", 10**4),
     "gone": lambda e: (e / "train_images.npy").unlink(), "no index": lambda e: (e / "index.json").unlink(), "cut index": lambda e: os.truncate(e / "index.json", 40),
-    "another index": lambda e: (e / "index.json").write_text("[1]"), "header": lambda e: (e / "train_images.npy").write_bytes((e / "train_images.npy").read_bytes().replace(b"(12, 16, 16)", b"(16, 12, 16)")),
+    "index of another file": lambda e: (e / "index.json").write_text((e / "index.json").read_text().replace("mine.npz", "yours.npz")), "another index": lambda e: (e / "index.json").write_text("[1]"), "header": lambda e: (e / "train_images.npy").write_bytes((e / "train_images.npy").read_bytes().replace(b"(12, 16, 16)", b"(16, 12, 16)")),
     "folder": lambda e: ((e / "train_images.npy").unlink(), (e / "train_images.npy").mkdir()), "noise": lambda e: (e / "train_images.npy").write_bytes(os.urandom((e / "train_images.npy").stat().st_size)),
 }
 
@@ -200,8 +200,9 @@ DAMAGE = {
 def test_a_damaged_entry_is_made_again(made, cache, damage):
     assert right(made)
     entry = cache / entries(cache)[0]
+    size = (entry / "train_images.npy").stat().st_size
     DAMAGE[damage](entry)
-    assert right(made) and entries(cache) == [entry.name] and right(made)
+    assert right(made) and (entry / "train_images.npy").stat().st_size == size and "mine.npz" in (entry / "index.json").read_text() and entries(cache) == [entry.name] and right(made)
     assert np.array_equal(np.load(entry / "train_images.npy"), arrays()["train_images"])
 
 
