@@ -18,6 +18,13 @@ from xaimed import data as D
 from xaimed.config import XaimedError, load_options, stage_state
 from xaimed.synthetic import write_synthetic
 
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    "What tests keep unpacked does not go into the user's cache."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 NAMES_2D = [n for n in D.list_datasets() if not n.endswith("3d")]
 NAMES_3D = [n for n in D.list_datasets() if n.endswith("3d")]
 
@@ -441,12 +448,93 @@ def test_loader_workers_give_the_same_batches(tmp_path):
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, two)) and len(one) == len(two) == 4
 
 
+def test_augmentation_is_drawn_per_image_and_by_seed_alone():
+    one = torch.rand((1, 3, 20, 20), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    def drawn(seed): return D.augment_batch(one.repeat(16, 1, 1, 1), flips="all", generator=torch.Generator().manual_seed(seed))
+    first = drawn(3)
+    assert len({tuple(x.flatten().tolist()) for x in first}) == 16                    # sixteen copies of one image, sixteen pictures
+    assert torch.equal(first, drawn(3)) and not torch.equal(first, drawn(4))
+    torch.manual_seed(99)
+    assert torch.equal(first, drawn(3)) and not any(torch.equal(a, b) for a, b in zip(first, drawn(4)))   # torch's own generator plays no part
+    state = torch.random.get_rng_state()
+    drawn(3)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("free,share,kept", ((1000, .5, False), (10**9, .5, True), (10**9, 0., False), (None, 1., False)))
+def test_a_split_is_kept_on_the_device_when_it_takes_its_share_at_most(tmp_path, monkeypatch, free, share, kept):
+    data = D.load_medmnist_dataset(save(tmp_path / "mine.npz", make_arrays("bloodmnist")), "train", transform=D.build_transforms(28))
+    monkeypatch.setattr(D, "free_memory", lambda device: free)
+    loader = D.make_loader(data, batch_size=4, device="meta", device_share=share)     # a device that holds shapes and no values
+    assert loader.dataset.images.device.type == ("meta" if kept else "cpu")
+    if not kept: assert next(iter(loader))[0].device.type == "meta"                     # streamed: sent as bytes, transformed there
+
+
+def test_the_share_counts_masks_and_its_edge(tmp_path, monkeypatch):
+    path = save(tmp_path / "mine.npz", make_arrays("breastmnist"))
+    bare = D.load_medmnist_dataset(path, "train")
+    save(tmp_path / "mine_masks.npz", {f"{s}_masks": np.ones((4, 28, 28), bool) for s in D.SPLITS})
+    data = D.load_medmnist_dataset(path, "train")
+    assert data.n_bytes == bare.n_bytes + 4 * 28 * 28 + 4
+    for free, on in ((2 * data.n_bytes, True), (2 * data.n_bytes - 1, False)):
+        monkeypatch.setattr(D, "free_memory", lambda device: free)
+        assert D.belongs_on(data.n_bytes, "cuda", .5) is on
+    with pytest.raises(ValueError, match="device_share is 1.5"): D.belongs_on(1, "cpu", 1.5)
+
+
+def test_the_options_share_reaches_the_loader(tmp_path, monkeypatch):
+    path, seen = save(tmp_path / "mine.npz", make_arrays("breastmnist")), []
+    monkeypatch.setattr(D, "belongs_on", lambda n, device, share: seen.append(share) or False)
+    D.build_loaders(load_options("", dataset=str(path), overrides={"data.device_share": .25}), D.build_transforms(28))
+    assert seen == [.25] * 3
+
+
+def test_batches_sent_to_a_device_are_transformed_there(tmp_path, monkeypatch):
+    data = D.load_medmnist_dataset(save(tmp_path / "mine.npz", make_arrays("bloodmnist")), "train")
+    sent = []
+    monkeypatch.setattr(D, "to_device_async", lambda x, device: sent.append((x.dtype, tuple(x.shape), str(device))) or x)
+    data.transform = lambda x: sent.append("transform") or x
+    data.batch(torch.tensor([1, 2]), torch.device("meta"))
+    assert sent == [(torch.uint8, (2, 3, 28, 28), "meta"), (torch.int64, (2,), "meta"), "transform"]      # whole grey levels cross, and only then floats are made
+
+
+@pytest.mark.parametrize("shuffle", (True, False))
+def test_the_loader_gives_what_a_dataloader_gives(tmp_path, shuffle):
+    data = D.load_medmnist_dataset(save(tmp_path / "mine.npz", make_arrays("bloodmnist", per_class=5)), "train", transform=D.build_transforms(28))
+    own = D.make_loader(data, batch_size=7, shuffle=shuffle, seed=5)
+    plain = torch.utils.data.DataLoader(data, 7, shuffle=shuffle, generator=torch.Generator().manual_seed(5), collate_fn=lambda b: b)
+    for _ in range(3):                                                                  # epoch after epoch
+        for (x, y), (a, b) in zip(own, plain, strict=True): assert torch.equal(x, a) and torch.equal(y, b)
+        assert torch.equal(own.generator.get_state(), plain.generator.get_state())
+    assert (len(own), own.batch_size, own.dataset, own.drop_last) == (6, 7, data, False) and isinstance(own, torch.utils.data.DataLoader)
+    state = own.generator.get_state()
+    following = [y.tolist() for _, y in own]
+    own.generator.set_state(state)
+    assert [y.tolist() for _, y in own] == following                                   # the generator's state is all that an exact resume needs
+
+
+def test_one_image_and_places_outside(tmp_path):
+    data = D.load_medmnist_dataset(save(tmp_path / "mine.npz", make_arrays("breastmnist")), "train")
+    assert torch.equal(data[-1][0], data[3][0]) and len(list(data)) == 4
+    for bad in (4, -5):
+        with pytest.raises(IndexError): data[bad]
+
+
+def test_a_batch_cannot_be_overwritten_by_the_next(tmp_path):
+    loader = D.build_medmnist_dataloaders(save(tmp_path / "mine.npz", make_arrays("breastmnist", per_class=8)), batch_size=4)["test"]
+    kept = [x.clone() for x, _ in loader]
+    held = [x for x, _ in loader]
+    assert all(torch.equal(a, b) for a, b in zip(kept, held)) and len({x.data_ptr() for x in held}) == len(held)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_on_the_gpu(tmp_path):
     path = save(tmp_path / "mine.npz", make_arrays("bloodmnist"))
     x, y = next(iter(D.build_medmnist_dataloaders(path, device="cuda")["val"]))
     cpu, _ = next(iter(D.build_medmnist_dataloaders(path)["val"]))
     assert x.is_cuda and y.is_cuda and torch.allclose(x.cpu(), cpu, atol=1e-5)
+    streamed = D.build_medmnist_dataloaders(path, device="cuda", device_share=0.)["val"]
+    assert not streamed.dataset.images.is_cuda and torch.equal(next(iter(streamed))[0], x)
     assert D.augment_batch(x, flips="all", generator=torch.Generator("cuda").manual_seed(0)).is_cuda
 
 
