@@ -37,9 +37,9 @@ def test_the_stage_leaves_its_files(trained):
     best, last = load_checkpoint(folder / "best.pt"), load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 2 and math.isclose(best["metrics"]["val_loss"], min(float(r["val_loss"]) for r in rows), rel_tol=1e-4)
     assert best["options"]["train"]["epochs"] == 2 and set(best["model"]) == {"name", "num_classes", "in_channels", "stem", "image_size"}
-    assert {"optimizer", "scheduler", "generators", "history"} == set(last["training"]) and "training" not in best
+    assert {"optimizer", "scheduler", "random", "history"} == set(last["training"]) and "training" not in best
     facts = read_manifest(folder)["facts"]
-    assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == "fp32"
+    assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == train.resolve_precision("auto", "cpu") and facts["processes"] == 1
 
 
 def test_unchanged_is_kept_and_the_model_comes_back(trained):

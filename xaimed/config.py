@@ -639,6 +639,7 @@ def _open_part(options:Options, stage:str, *, fresh:bool) -> Path:
     except ValueError: left = None
     if part.exists() and not fresh and left == same and (not before or stage_state(options, before)[0]):
         log.info("%s: going on in what an unfinished attempt left", stage)
+        for half in part.glob(".????????-*"): half.unlink()  # what `atomic_write` was at when the process died
         return part
     if part.exists():
         log.info("%s: an unfinished attempt %s; it is kept as %s.failed", stage, "is given up" if fresh else "had other options, code or inputs", folder.name)
@@ -693,6 +694,7 @@ def _replace(beside:Path, folder:Path) -> None:
 def _mend(folder:Path) -> None:
     "After a crash: what a killed process had written becomes `<run>.failed`; a folder lost between the two renames comes back."
     for left in folder.parent.glob(f".{folder.name}~*"): _keep_failed(left, folder)  # we hold the lock: nobody is writing there
+    if not folder.with_name(f".{folder.name}.part").exists(): _part_note(folder).unlink(missing_ok=True)
     old = folder.with_name(f".{folder.name}.old")
     if not old.exists(): return
     if folder.exists(): shutil.rmtree(old)
