@@ -35,8 +35,9 @@ def save_checkpoint(
 def _tensors_only(path:Path) -> object:
     "What a file holds, if that is tensors and plain values stored as they are."
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as z: packed = [m.filename for m in z.infolist() if m.compress_type != zipfile.ZIP_STORED]
-        if packed: raise ValueError("packed members, which torch does not write")
+        with zipfile.ZipFile(path) as z:
+            if any(m.compress_type != zipfile.ZIP_STORED for m in z.infolist()): raise ValueError("packed members, which torch does not write")
+            if z.testzip(): raise ValueError("a checksum does not fit its bytes")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 def load_checkpoint(

@@ -277,9 +277,10 @@ def share_batch_norm(
 def launched(
     environment:Mapping[str, str]=os.environ, # Where a launcher leaves its notes
 ) -> tuple[int, int]:                         # Rank and number of processes; (0, 1) when nobody launched several
-    "Which of how many processes this is, as torchrun and accelerate launch say."
-    if "RANK" not in environment or "WORLD_SIZE" not in environment: return 0, 1
-    return int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    "Which of how many processes this is, as torchrun, accelerate launch or mpirun say."
+    for rank, size in (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+        if rank in environment and size in environment: return int(environment[rank]), int(environment[size])
+    return 0, 1
 
 def join_team(
     device:torch.device|str, # What the run asks for
