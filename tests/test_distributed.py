@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from xaimed.checkpoint import load_checkpoint
-from xaimed.config import XaimedError, load_options, read_manifest, stage_dir
-from xaimed.train import ALONE, Team, join_team, launched, run_training
+from xaimed.config import XaimedError, launched, load_options, read_manifest, run_stage, stage_dir, stages_under_way
+from xaimed.train import ALONE, Team, join_team, run_training
 
 pytest.importorskip("accelerate")
 
@@ -118,3 +118,12 @@ def test_shares_make_the_whole_batch(n, size):
     if n >= size: assert sorted(torch.cat(shares)[:, 0].tolist()) == sorted(batch[:, 0].tolist()) and all(len(s) for s in shares)
     assert torch.allclose(sum(s.mean(0) * t.weight(n) for s, t in zip(shares, team)) / size, batch.mean(0))
     assert ALONE.share(batch) is batch and ALONE.weight(n) == 1
+
+
+def test_a_training_that_another_stage_asks_for_waits_for_nobody(monkeypatch, tmp_path):
+    "The evaluation runs in the first process only; its ensemble's trainings must not wait for the others."
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    seen = []
+    run_stage(options(tmp_path), "data", lambda folder: seen.append((stages_under_way(), join_team("cpu"))))
+    assert seen == [(("data",), ALONE)] and stages_under_way() == ()

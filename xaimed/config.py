@@ -9,8 +9,8 @@ __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown',
            'make_options', 'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters',
            'resolve_path', 'stage_dir', 'to_disk', 'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of',
            'code_of', 'fingerprint', 'watch', 'unchanged', 'read_manifest', 'stage_state', 'upstream', 'claim',
-           'run_stage', 'make_room', 'peak_memory_mb', 'provenance', 'resolve_device', 'device_name', 'seed_everything',
-           'progress']
+           'run_stage', 'stages_under_way', 'make_room', 'peak_memory_mb', 'provenance', 'resolve_device',
+           'device_name', 'seed_everything', 'launched', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -616,7 +616,7 @@ def run_stage(
         beside = _open_part(options, stage, fresh=force) if resume else Path(tempfile.mkdtemp(prefix=f".{folder.name}~", dir=folder.parent))
         started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         try:
-            facts = dict(make(beside) or {})
+            with _under_way(stage): facts = dict(make(beside) or {})
             _write_manifest(beside, options, stage, facts, started, time.perf_counter() - clock)
         except BaseException as e:
             if not resume or isinstance(e, XaimedError): _keep_failed(beside, folder)
@@ -627,6 +627,20 @@ def run_stage(
     return folder
 
 # %% ../nbs/00_config.ipynb #a11543dc
+_UNDER_WAY: list[str] = []
+
+@contextlib.contextmanager
+def _under_way(stage:str):
+    _UNDER_WAY.append(stage)
+    try: yield
+    finally: _UNDER_WAY.pop()
+
+
+def stages_under_way() -> tuple[str, ...]: # Outermost first; empty when nothing is being made
+    "Name the stages that this process is making: a stage can ask for another, as an ensemble asks for trainings."
+    return tuple(_UNDER_WAY)
+
+
 def _part_note(folder:Path) -> Path: return folder.with_name(f".{folder.name}.part.json")
 
 
@@ -765,6 +779,15 @@ def seed_everything(
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+# %% ../nbs/00_config.ipynb #8ecbcf36
+def launched(
+    environment=os.environ, # Where a launcher leaves its notes
+) -> tuple[int, int]:       # Rank and number of processes; (0, 1) when nobody launched several
+    "Say which of how many processes this is, by what torchrun, accelerate launch or mpirun say."
+    for rank, size in (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+        if rank in environment and size in environment: return int(environment[rank]), int(environment[size])
+    return 0, 1
 
 # %% ../nbs/00_config.ipynb #171f9b88
 def progress(

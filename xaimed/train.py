@@ -6,16 +6,17 @@
 __all__ = ['TASKS', 'RECIPES', 'WARM_UP', 'START', 'END', 'MILESTONES', 'DROP', 'PRECISIONS', 'BREAK_EVEN', 'ALONE', 'COLUMNS',
            'make_loss', 'Recipe', 'recipe_for', 'lr_factor', 'make_optimizer', 'make_schedule', 'has_bf16',
            'resolve_precision', 'arithmetic', 'make_scaler', 'to_device', 'can_compile', 'resolve_compile',
-           'kernel_choice', 'Team', 'SharedBatchNorm2d', 'share_batch_norm', 'launched', 'join_team', 'Diverged',
-           'has_batch_norm', 'count_steps', 'usable_batches', 'count_correct', 'take_step', 'train_one_epoch',
-           'predict_logits', 'validate_one_epoch', 'write_history', 'is_better', 'best_of', 'write_epoch', 'read_last',
-           'fit', 'checkpoint_header', 'train_run', 'run_training', 'load_trained_model']
+           'kernel_choice', 'Team', 'SharedBatchNorm2d', 'share_batch_norm', 'join_team', 'Diverged', 'has_batch_norm',
+           'count_steps', 'usable_batches', 'count_correct', 'take_step', 'train_one_epoch', 'predict_logits',
+           'validate_one_epoch', 'write_history', 'is_better', 'best_of', 'write_epoch', 'read_last', 'fit',
+           'checkpoint_header', 'train_run', 'run_training', 'load_trained_model']
 
 # %% ../nbs/02_train.ipynb #2eceea8b
 import csv, importlib.util, math, os, shutil, time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from . import plots
 from .checkpoint import load_checkpoint, model_from_checkpoint, restore_training, save_checkpoint, training_state
-from .config import Options, TrainOptions, XaimedError, atomic_write, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stage_state, unknown
+from .config import Options, TrainOptions, XaimedError, atomic_write, launched, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stage_state, stages_under_way, unknown
 from .data import DatasetSpec, augment_batch, build_loaders, run_data
 from .models import eval_mode, input_size, model_from_options, resolve_stem, run_models, spec_from_card, transforms_for
 from .trust import accuracy, auc, predict_labels, probabilities
@@ -274,22 +275,15 @@ def share_batch_norm(
         if type(module) is nn.BatchNorm2d: module.__class__ = SharedBatchNorm2d
     return model
 
-def launched(
-    environment:Mapping[str, str]=os.environ, # Where a launcher leaves its notes
-) -> tuple[int, int]:                         # Rank and number of processes; (0, 1) when nobody launched several
-    "Which of how many processes this is, as torchrun, accelerate launch or mpirun say."
-    for rank, size in (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
-        if rank in environment and size in environment: return int(environment[rank]), int(environment[size])
-    return 0, 1
-
 def join_team(
     device:torch.device|str, # What the run asks for
 ) -> Team:                   # Alone when nobody launched several processes
-    "Meet the other processes; waits until all are there."
-    if launched()[1] == 1: return ALONE
-    try: from accelerate import Accelerator, DistributedDataParallelKwargs
+    "Meet the other processes; waits until all are there. A training that another stage asks for is the first process's alone."
+    if launched()[1] == 1 or set(stages_under_way()) - {"train"}: return ALONE
+    try: from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError: raise XaimedError(f"this training was launched as {launched()[1]} processes, which needs accelerate: pip install 'xaimed[distributed]', or start it without a launcher") from None
-    accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    settings = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # the others wait while the first makes the data stage
+    accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no", kwargs_handlers=settings)
     return Team(accelerator.process_index, accelerator.num_processes, accelerator)
 
 # %% ../nbs/02_train.ipynb #e73ebc0d
