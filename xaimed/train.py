@@ -247,14 +247,23 @@ class Team:
 ALONE = Team()
 
 # %% ../nbs/02_train.ipynb #04a11aa2
+class _SumOverProcesses(torch.autograd.Function):
+    "A sum over processes, of values and, on the way back, of gradients."
+    @staticmethod
+    def forward(context, value:Tensor) -> Tensor:
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+    @staticmethod
+    def backward(context, gradient:Tensor) -> Tensor: return _SumOverProcesses.forward(context, gradient)
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     "Batch norm over the images of all processes, on any device; `nn.SyncBatchNorm` is its faster form for CUDA (Ioffe and Szegedy 2015)."
     def forward(self, x:Tensor) -> Tensor:
-        from torch.distributed.nn.functional import all_reduce
         if not self.training: return super().forward(x)
         v = x.float()
         n = x.numel() / x.shape[1]
-        sums = all_reduce(torch.cat([v.sum((0, 2, 3)), v.pow(2).sum((0, 2, 3)), v.new_full((1,), n)]))
+        sums = _SumOverProcesses.apply(torch.cat([v.sum((0, 2, 3)), v.pow(2).sum((0, 2, 3)), v.new_full((1,), n)]))
         first, second, total = sums[:x.shape[1]], sums[x.shape[1]:-1], sums[-1]
         mean = first / total
         var = second / total - mean.pow(2)
@@ -280,9 +289,9 @@ def join_team(
 ) -> Team:                   # Alone when nobody launched several processes
     "Meet the other processes; waits until all are there. A training that another stage asks for is the first process's alone."
     if launched()[1] == 1 or set(stages_under_way()) - {"train"}: return ALONE
-    try: from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    try: from accelerate import Accelerator, InitProcessGroupKwargs
     except ImportError: raise XaimedError(f"this training was launched as {launched()[1]} processes, which needs accelerate: pip install 'xaimed[distributed]', or start it without a launcher") from None
-    settings = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # the others wait while the first makes the data stage
+    settings = [InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # the others wait while the first makes the data stage
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no", kwargs_handlers=settings)
     return Team(accelerator.process_index, accelerator.num_processes, accelerator)
 
