@@ -37,9 +37,9 @@ def test_the_stage_leaves_its_files(trained):
     best, last = load_checkpoint(folder / "best.pt"), load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 2 and math.isclose(best["metrics"]["val_loss"], min(float(r["val_loss"]) for r in rows), rel_tol=1e-4)
     assert best["options"]["train"]["epochs"] == 2 and set(best["model"]) == {"name", "num_classes", "in_channels", "stem", "image_size"}
-    assert {"optimizer", "scheduler", "generators", "history"} == set(last["training"]) and "training" not in best
+    assert {"optimizer", "scheduler", "random", "history"} == set(last["training"]) and "training" not in best
     facts = read_manifest(folder)["facts"]
-    assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == "fp32"
+    assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == train.resolve_precision("auto", "cpu") and facts["processes"] == 1
 
 
 def test_unchanged_is_kept_and_the_model_comes_back(trained):
@@ -209,3 +209,101 @@ def test_the_cuda_check_would_notice(monkeypatch):
         model = Forgetful()
         with torch.device("cuda"): model.layer = nn.Linear(2, 2)
         with pytest.raises(RuntimeError, match="cpu"): predict_logits(model, [(torch.zeros(3, 2), torch.zeros(3))], device="cuda")
+
+
+def test_what_auto_means(monkeypatch):
+    "By what the hardware says of itself: a CPU with and without bf16, CUDA of capability 7 and 9."
+    for has in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        assert train.resolve_precision("auto", "cpu") == ("bf16" if has else "fp32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        assert train.resolve_precision("auto", "cuda") == expected
+    assert train.resolve_precision("auto", "mps") == "fp32" and train.resolve_precision("fp16", "cuda") == "fp16"
+    with pytest.raises(ValueError, match="Near: bf16"): train.resolve_precision("bf61", "cpu")
+
+
+def test_evaluation_is_fp32_unless_asked():
+    model, x = nn.Linear(64, 2), torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    loader = [(x, torch.zeros(4, dtype=torch.long))]
+    assert torch.equal(predict_logits(model, loader)[0], model(x).detach())
+    assert not torch.equal(predict_logits(model, loader, precision="bf16")[0], model(x).detach())
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_fp16_scales_the_loss_and_leaves_out_a_step_that_overflowed(clip):
+    "float32 stands in for fp16's arithmetic; what is tested is the scaler: equal weights after a good step, no step and half the scale after an overflow."
+    torch.manual_seed(0)
+    plain, scaled = nn.Linear(3, 2), nn.Linear(3, 2)
+    scaled.load_state_dict(plain.state_dict())
+    x, y, scaler = torch.randn(4, 3), torch.tensor([0, 1, 1, 0]), train.make_scaler("fp16", "cpu")
+    for model, s in ((plain, None), (scaled, scaler)): train_one_epoch(model, [(x, y)], make_loss("binary"), make_optimizer(model, RECIPES["medmnist"]), scaler=s, grad_clip=clip)
+    assert torch.allclose(plain.weight, scaled.weight, atol=1e-6)
+    before = scaled.weight.detach().clone()
+    scaled.weight.register_hook(lambda g: g * math.inf)
+    train_one_epoch(scaled, [(x, y)], make_loss("binary"), make_optimizer(scaled, RECIPES["medmnist"]), scaler=scaler, grad_clip=clip)
+    assert torch.equal(scaled.weight, before) and scaler.get_scale() == 2048
+
+
+def test_the_optimizer_is_fused_and_changes_nothing_but_the_speed():
+    torch.manual_seed(0)
+    one, two = nn.Linear(5, 3), nn.Linear(5, 3)
+    two.load_state_dict(one.state_dict())
+    ours = make_optimizer(one, RECIPES["modern"])
+    assert ours.defaults["fused"]
+    theirs = torch.optim.AdamW([{"params": [two.weight], "weight_decay": 0.05}, {"params": [two.bias], "weight_decay": 0.0}], lr=2e-3, foreach=False)
+    for _ in range(5):
+        x = torch.randn(4, 5)
+        for model, optimizer in ((one, ours), (two, theirs)): train_one_epoch(model, [(x, torch.tensor([0, 1, 2, 0]))], make_loss("multi-class"), optimizer)
+    assert torch.allclose(one.weight, two.weight, atol=1e-6) and torch.allclose(one.bias, two.bias, atol=1e-6)
+
+
+def test_compiling(monkeypatch):
+    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    asked = {(c, d, n): train.resolve_compile(c, d, n) for c in ("auto", "on", "off") for d in ("cpu", "cuda") for n in (10, train.BREAK_EVEN)}
+    assert {k for k, v in asked.items() if v} == {("auto", "cuda", train.BREAK_EVEN), *(("on", d, n) for d in ("cpu", "cuda") for n in (10, train.BREAK_EVEN))}
+    monkeypatch.setattr(train, "can_compile", lambda device: False)
+    assert not train.resolve_compile("auto", "cuda", train.BREAK_EVEN)
+    with pytest.raises(train.XaimedError, match="no C\\+\\+ compiler for cpu: install one, or set train.compile=off"): train.resolve_compile("on", "cpu", 1)
+
+
+def test_only_full_batches_go_through_the_compiled_network():
+    model, seen = nn.Linear(1, 2), []
+    def compiled(x):
+        seen.append(len(x))
+        return model(x)
+    loader = [(torch.ones(n, 1), torch.zeros(n, dtype=torch.long)) for n in (4, 4, 3)]
+    assert train_one_epoch(model, loader, make_loss("binary"), make_optimizer(model, RECIPES["medmnist"]), forward=compiled)["n"] == 11 and seen == [4, 4]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernel_choice_is_put_back_even_after_an_error(deterministic, monkeypatch):
+    import os
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    def state(): return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    before = state()
+    with pytest.raises(KeyError), train.kernel_choice("cuda", deterministic):
+        assert state() == ((True, True, False, ":4096:8") if deterministic else (False, False, True, None))
+        raise KeyError
+    assert state() == before
+    with train.kernel_choice("cpu", deterministic): assert state() == before
+
+
+def test_no_reading_in_the_loop_on_a_gpu(monkeypatch):
+    "Reading a number makes the CPU wait for the GPU. Counted on tensors without data that say they are on CUDA: as many reads in an epoch of 2 steps as in one of 9."
+    reads = []
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: reads.append("item") or 0.5)
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda self: reads.append("bool") or True)
+    monkeypatch.setattr(torch.Tensor, "__int__", lambda self: reads.append("int") or 1)
+    def epoch(n):
+        reads.clear()
+        with FakeTensorMode():
+            with torch.device("cuda"): model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+            optimizer = make_optimizer(model, RECIPES["modern"])
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.Tensor, "backward", lambda loss: [setattr(p, "grad", torch.empty_like(p)) for p in model.parameters()])
+                train_one_epoch(model, [(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))] * n, make_loss("binary"), optimizer, device="cuda", grad_clip=1.0)
+        return len(reads)
+    assert epoch(2) == epoch(9) <= 4
