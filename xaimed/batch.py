@@ -189,8 +189,7 @@ def _cluster(scheduler:str, workers:Mapping[int,dict]) -> Iterator:
     "Connect to a scheduler, or to workers started here for as long as this lasts."
     distributed = _need_dask()
     if scheduler != "local":
-        where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
-        try: client = distributed.Client(**where, timeout=10, set_as_default=False)
+        try: client = distributed.Client(read_json(scheduler)["address"] if scheduler.endswith(".json") else scheduler, timeout=10, set_as_default=False)
         except (OSError, ValueError) as e: raise XaimedError(f"no Dask scheduler answers at {scheduler!r} ({' '.join(str(e).split())[:120]}): expected `local`, an address such as tcp://host:8786, or a scheduler file") from None
         with client: yield client
         return
