@@ -259,3 +259,97 @@ def test_what_is_not_a_number_becomes_null(tmp_path):
     import numpy as np
     write_json(tmp_path / "a.json", {"a": np.float32("nan"), "b": np.arange(2), "c": float("inf"), "d": Path("x")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": None, "b": [0, 1], "c": None, "d": "x"}
+
+
+def _two_steps(log, stop_at=None, error=None):
+    "A stage of two steps that goes on where it was stopped."
+    def make(folder):
+        for name in ("one", "two"):
+            if (folder / name).exists(): continue
+            if name == stop_at: raise error
+            log.append(name)
+            (folder / name).write_text(name)
+    return make
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError("disk full")])
+def test_the_next_call_goes_on_in_what_an_attempt_left(tmp_path, error):
+    o, log = options(tmp_path), []
+    with pytest.raises(type(error)): run_stage(o, "data", _two_steps(log, "two", error), resume=True)
+    folder = run_stage(o, "data", _two_steps(log), resume=True)
+    assert log == ["one", "two"] and sorted(p.name for p in folder.iterdir()) == ["manifest.json", "one", "two"]
+    assert sorted(p.name for p in folder.parent.iterdir()) == [".r.lock", "r"], "nothing of the attempt is left"
+
+
+@pytest.mark.parametrize("change", ["options", "force", "error the user mends", "broken note", "upstream made again"])
+def test_an_attempt_at_something_else_is_set_aside(tmp_path, change):
+    o, log, stage = options(tmp_path), [], "models"
+    run_stage(o, "data", one_file())
+    error = XaimedError("diverged") if change == "error the user mends" else KeyboardInterrupt()
+    with pytest.raises(type(error)): run_stage(o, stage, _two_steps(log, "two", error), resume=True)
+    if change == "options": o = options(tmp_path, model={"name": "resnet50"})
+    if change == "broken note": stage_dir(o, stage).with_name(".r.part.json").write_text("{")
+    if change == "upstream made again": run_stage(o, "data", one_file(), force=True)
+    folder = run_stage(o, stage, _two_steps(log), resume=True, force=change == "force")
+    assert log == ["one", "one", "two"] and (folder.with_name("r.failed") / "one").exists()
+    assert not list(folder.parent.glob(".r.part*"))
+
+
+def test_a_killed_attempt_is_gone_on_with(tmp_path):
+    code = f"""
+import os, signal
+from xaimed.config import Options, run_stage
+def make(folder):
+    (folder / "one").write_text("one")
+    os.kill(os.getpid(), signal.SIGKILL)
+run_stage(Options(run="r", artifacts_dir={str(tmp_path / 'artifacts')!r}), "data", make, resume=True)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    log = []
+    run_stage(options(tmp_path), "data", _two_steps(log), resume=True)
+    assert log == ["two"]
+
+
+HOLD = """
+import sys, time
+from xaimed.config import Options, run_stage
+def make(folder):
+    (folder / "a.txt").write_text("x")
+    print("at it", flush=True)
+    sys.stdin.readline()
+run_stage(Options(run="r", artifacts_dir=sys.argv[1]), "data", make)
+"""
+
+
+@pytest.fixture
+def another_process(tmp_path):
+    "A process in the middle of making the stage; a line to its standard input lets it end."
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "artifacts")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "at it\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_says_who_is_at_it_and_stops(tmp_path, another_process):
+    with pytest.raises(XaimedError, match=rf"data of run r: process {another_process.pid} on \S+, since \d\d:\d\d is at it now"): run_stage(options(tmp_path), "data", one_file(), wait=False)
+    another_process.kill()
+    another_process.wait()
+    assert run_stage(options(tmp_path), "data", one_file(text="mine"), wait=False).joinpath("a.txt").read_text() == "mine", "a dead process holds nothing"
+
+
+def test_who_waits_says_for_whom_and_finds_it_made(tmp_path, another_process, caplog):
+    import threading
+    threading.Timer(3, lambda: (another_process.stdin.write("go on\n"), another_process.stdin.flush())).start()
+    folder = run_stage(options(tmp_path), "data", one_file(text="mine"))
+    assert (folder / "a.txt").read_text() == "x" and f"process {another_process.pid} on" in caplog.text and "waiting" in caplog.text
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to tell a folder from a file")
+def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    "The order of a write that a power cut cannot spoil: the file synced, renamed, the folder synced."
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda handle, sync=os.fsync: (order.append("folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file"), sync(handle)))
+    monkeypatch.setattr(os, "replace", lambda a, b, replace=os.replace: (order.append("rename"), replace(a, b)))
+    write_json(tmp_path / "a.json", {})
+    assert order == ["file", "rename", "folder"]

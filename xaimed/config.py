@@ -7,9 +7,10 @@ __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown',
            'ModelOptions', 'TrainOptions', 'EvalOptions', 'ExplainOptions', 'ScorecardOptions', 'ReportOptions',
            'Options', 'option_fields', 'checkout_of', 'project_root', 'shared_folders', 'list_configs', 'find_config',
            'make_options', 'load_options', 'run_name', 'read_config', 'slug', 'refuse_unknown_parameters',
-           'resolve_path', 'stage_dir', 'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of', 'code_of',
-           'fingerprint', 'watch', 'unchanged', 'read_manifest', 'stage_state', 'upstream', 'run_stage', 'make_room',
-           'peak_memory_mb', 'provenance', 'resolve_device', 'device_name', 'seed_everything', 'progress']
+           'resolve_path', 'stage_dir', 'to_disk', 'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of',
+           'code_of', 'fingerprint', 'watch', 'unchanged', 'read_manifest', 'stage_state', 'upstream', 'claim',
+           'run_stage', 'make_room', 'peak_memory_mb', 'provenance', 'resolve_device', 'device_name', 'seed_everything',
+           'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, Callable, Iterable, Literal
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 # %% ../nbs/00_config.ipynb #43498c3f
@@ -391,17 +392,29 @@ NOTEBOOKS = {"data": "00_data", "models": "01_models", "train": "02_train", "eva
 _SECTIONS = {"data": ("seed", "data", "synthetic"), "models": ("model",), "train": ("seed", "device", "train"), "eval": ("eval",), "explain": ("seed", "explain", "scorecard"), "report": ("report",)}
 
 # %% ../nbs/00_config.ipynb #beb317d9
+def to_disk(
+    path:str|Path, # A file or a folder; of a folder, its list of names
+) -> None:
+    "Return when the disk has it."
+    if os.name != "posix" and Path(path).is_dir(): return  # a folder cannot be opened there
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
+
 @contextlib.contextmanager
 def atomic_write(
     path:str|Path, # The file to write
 ):
-    "Yield a path beside `path`; on success it takes the file's place, on an error it is removed."
+    "Yield a path beside `path`; on success it takes the file's place for good, on an error it is removed."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")  # the suffix stays: writers choose a format by it
     try:
         yield beside
+        to_disk(beside)
         os.replace(beside, path)
+        to_disk(path.parent)
     finally: beside.unlink(missing_ok=True)
 
 
@@ -555,36 +568,86 @@ def upstream(
     return STAGES[i - 1] if i else None
 
 # %% ../nbs/00_config.ipynb #3b79fdcf
+@contextlib.contextmanager
+def claim(
+    path:str|Path,       # The lock file
+    what:str,            # What is claimed, as the message names it: "train of run demo"
+    *,
+    wait:bool=True,      # Wait for another process that holds it; else that is an error
+    patience:float=2.0,  # Seconds before either is said
+):
+    "Hold a lock; a second process is told who holds it, and then waits or stops."
+    lock, note = FileLock(path), Path(f"{path}.held")
+    try: lock.acquire(timeout=patience)
+    except Timeout:
+        try: holder = note.read_text(encoding="utf-8")
+        except OSError: holder = "another process"
+        if not wait: raise XaimedError(f"{what}: {holder} is at it now. Wait until it has ended, end it, or give this run another name (run)") from None
+        log.warning("%s: %s is at it now; waiting for it to end", what, holder)
+        lock.acquire()
+    try:
+        with contextlib.suppress(OSError): note.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%H:%M}", encoding="utf-8")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+# %% ../nbs/00_config.ipynb #b0ef8f27
 def run_stage(
     options:Options,                       # The run
     stage:str,                             # One of STAGES
     make:Callable[[Path], dict|None],      # Fills the folder it is given; returns facts for the manifest, "watched" paths among them
     *,
     force:bool=False,                      # Make it again even when current
+    resume:bool=False,                     # `make` can go on in a folder that a killed attempt left; its upstream stage is made before the call
+    wait:bool=True,                        # Wait for another process that makes it; else that is an error
 ) -> Path:                                 # The stage's folder
     "Make a stage's folder whole or not at all, or keep it when nothing it depends on has changed."
     folder = stage_dir(options, stage)
     make_room(folder)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with claim(folder.parent / f".{folder.name}.lock", f"{stage} of run {options.run}", wait=wait):
         _mend(folder)
         current, why = stage_state(options, stage)
-        if current and not force and stage not in os.environ.get("XAIMED_FORCE", "").split(","):
+        force = force or stage in os.environ.get("XAIMED_FORCE", "").split(",")
+        if current and not force:
             log.info("%s: unchanged, kept", stage)
             return folder
         log.info("%s: %s", stage, why)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}~", dir=folder.parent))
+        beside = _open_part(options, stage, fresh=force) if resume else Path(tempfile.mkdtemp(prefix=f".{folder.name}~", dir=folder.parent))
         started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
         try:
             facts = dict(make(beside) or {})
             _write_manifest(beside, options, stage, facts, started, time.perf_counter() - clock)
-        except BaseException:
-            _keep_failed(beside, folder)
+        except BaseException as e:
+            if not resume or isinstance(e, XaimedError): _keep_failed(beside, folder)
             raise
         _replace(beside, folder)
+        _part_note(folder).unlink(missing_ok=True)
     os.environ["XAIMED_FORCE"] = ",".join(s for s in os.environ.get("XAIMED_FORCE", "").split(",") if s != stage)  # once is enough
     return folder
 
-# %% ../nbs/00_config.ipynb #b21edb72
+# %% ../nbs/00_config.ipynb #a11543dc
+def _part_note(folder:Path) -> Path: return folder.with_name(f".{folder.name}.part.json")
+
+
+def _open_part(options:Options, stage:str, *, fresh:bool) -> Path:
+    "Give the folder of an unfinished attempt to go on in, or an empty one; an attempt at something else is set aside."
+    folder, before = stage_dir(options, stage), upstream(stage)
+    part, note = folder.with_name(f".{folder.name}.part"), _part_note(folder)
+    same = {"fingerprint": fingerprint(options, stage), "inputs": {before: read_manifest(stage_dir(options, before)).get("build")} if before else {}}
+    try: left = read_json(note) if note.exists() else None
+    except ValueError: left = None
+    if part.exists() and not fresh and left == same and (not before or stage_state(options, before)[0]):
+        log.info("%s: going on in what an unfinished attempt left", stage)
+        return part
+    if part.exists():
+        log.info("%s: an unfinished attempt %s; it is kept as %s.failed", stage, "is given up" if fresh else "had other options, code or inputs", folder.name)
+        _keep_failed(part, folder)
+    write_json(note, same)
+    part.mkdir()
+    return part
+
+# %% ../nbs/00_config.ipynb #53c5bfc2
 def make_room(
     folder:Path, # A stage's folder, to be made
 ) -> None:
@@ -617,11 +680,13 @@ def _keep_failed(beside:Path, folder:Path) -> None:
 
 
 def _replace(beside:Path, folder:Path) -> None:
-    "Put a finished folder in its place; the old one is gone only when the new one stands."
+    "Put a finished folder in its place; the old one is gone only when the new one stands, on the disk."
     beside.chmod(0o755)  # mkdtemp makes it private
+    for path in (*beside.iterdir(), beside): to_disk(path)
     old = folder.with_name(f".{folder.name}.old")
     if folder.exists(): folder.rename(old)
     beside.rename(folder)
+    to_disk(folder.parent)
     if old.exists(): shutil.rmtree(old)
 
 
