@@ -190,13 +190,13 @@ def test_a_second_process_on_a_run_says_who_has_it_and_stops(stand_ins, tmp_path
     first = subprocess.Popen([sys.executable, "-c", RUN_TINY], stdout=subprocess.PIPE, text=True)
     wait_for(tmp_path / "started")
     for force in (False, True):
-        with pytest.raises(XaimedError, match=rf"run 'tiny' is being made by another process \(number {first.pid} on .*, since 20.*wait for its end, or give this run another name"):
+        with pytest.raises(XaimedError, match=rf"run 'tiny': process {first.pid} on .*, since .* is at it now. Wait until it has ended, end it, or give this run another name"):
             run_pipeline(**stand_ins, stages=("data",), force=force)
     assert run_pipeline(**stand_ins, run="other", stages=("models",), render=render)[0].status == "made", "another run is free"
     (tmp_path / "go").touch()
     assert first.communicate(timeout=60)[0].strip() == "made"
     assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["unchanged"] * 2
-    assert not (tmp_path / "out/data/.tiny.pipeline.json").exists()
+    assert not (tmp_path / "out/data/.tiny.pipeline.lock.held").exists()
 
 
 def test_a_process_that_was_killed_holds_nothing(stand_ins, tmp_path):

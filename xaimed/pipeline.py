@@ -8,16 +8,13 @@ __all__ = ['own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run
            'run_pipeline', 'describe']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
-import contextlib, json, logging, os, platform, re, sys, time
+import contextlib, json, logging, os, re, sys, time
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
-from filelock import FileLock, Timeout
-
-from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, list_configs, load_options, make_room, plain,
-                           read_json, resolve_device, shared_folders, stage_dir, stage_state, unknown, write_json)
+from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, claim, list_configs, load_options, make_room, plain,
+                           read_json, resolve_device, shared_folders, stage_dir, stage_state, unknown)
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
 _KEEP_ALL_OUTPUT = """
@@ -119,10 +116,11 @@ def _not_our_kernel(record:logging.LogRecord) -> bool:
 
 
 def _running_cell(output:Path) -> str:
-    "Name the cell that was running when the executed copy was last stored."
-    cells = read_json(output)["cells"] if output.exists() else []
-    running = [c for c in cells if c["metadata"].get("papermill", {}).get("status") == "running"]
-    return f"cell (`{first_line(''.join(running[-1]['source']))}`)" if running else "a cell"
+    "Name the last cell that was begun, as the executed copy has it."
+    try: cells = read_json(output)["cells"]
+    except (OSError, ValueError, KeyError): cells = []
+    begun = [c for c in cells if c["cell_type"] == "code" and c["metadata"].get("papermill", {}).get("start_time")]
+    return f"cell (`{first_line(''.join(begun[-1]['source']))}`)" if begun else "a cell"
 
 # %% ../nbs/06_pipeline.ipynb #1790b62f
 def find_notebook(
@@ -228,8 +226,10 @@ def run_stage_notebook(
         if stage == "report": (render or _renderer())(page, folder / "report.html")
         _forget_failure(folder, page.name)
     except PipelineError as e:
-        kept = _set_aside(beside, folder, page.name)
-        raise PipelineError(f"stage {stage} failed in {str(e).rstrip('.')}. Page: {shorten(kept)}", notebook=kept, details=e.details) from None
+        try: kept = _set_aside(beside, folder, page.name)
+        except (OSError, ValueError): kept = None  # the page could not be stored either
+        where = f". Page: {shorten(kept)}" if kept else ""
+        raise PipelineError(f"stage {stage} failed in {str(e).rstrip('.')}{where}", notebook=kept, details=e.details) from None
     finally: beside.unlink(missing_ok=True)
     return Outcome(stage, "made", time.perf_counter() - started, folder, page)
 
@@ -269,30 +269,13 @@ def check_names(
         for name in (*options.explain.methods, *options.scorecard.methods): get_method(name)
 
 # %% ../nbs/06_pipeline.ipynb #6745d8de
-@contextlib.contextmanager
 def hold_run(
-    options:Options,   # The run
-    *,
-    wait:float=3.0,    # Seconds to wait for a process that is just ending
-) -> Iterator[None]:
+    options:Options, # The run
+) -> contextlib.AbstractContextManager:
     "Keep a run to this process; while another one works on it, say which one and stop."
     path = stage_dir(options, STAGES[0]).with_name(f".{options.run}.pipeline.lock")
     make_room(path)
-    lock, holder = FileLock(path), path.with_suffix(".json")
-    try: lock.acquire(timeout=wait)
-    except Timeout: raise XaimedError(f"run {options.run!r} is being made by another process{_holder(holder)}: wait for its end, or give this run another name with `--run`") from None
-    try:
-        write_json(holder, {"process": os.getpid(), "machine": platform.node(), "since": datetime.now().isoformat(sep=" ", timespec="seconds")})
-        yield
-        holder.unlink(missing_ok=True)
-    finally: lock.release()
-
-
-def _holder(note:Path) -> str:
-    "Say who holds a run, as far as it is known."
-    try: who = read_json(note)
-    except (OSError, ValueError): return ""
-    return f" (number {who['process']} on {who['machine']}, since {who['since']})"
+    return claim(path, f"run {options.run!r}", wait=False)
 
 # %% ../nbs/06_pipeline.ipynb #17afb465
 def choose_config(
