@@ -230,6 +230,20 @@ def test_memory_that_runs_out_once_in_the_scorecard(whole_run, monkeypatch, capl
     assert torch.allclose(enough, halved, atol=1e-6)
 
 
+def test_html_in_the_name_of_a_data_set(tmp_path, root):
+    "Class names and titles are in test_report; here is a file somebody has named, in the page, the card and the table of a batch."
+    from markdown_it import MarkdownIt
+    from made_run import make_run
+    from test_report import executed
+    from xaimed import report
+    from xaimed.batch import Row, summary_markdown
+    evil = "<img src=x onerror=alert(1)><b>"
+    results = report.load_results(make_run(tmp_path, dataset=evil))
+    page = report.render_report(executed(root, results, tmp_path / "nb.ipynb"), tmp_path / "r.html").read_text()
+    card, table = (MarkdownIt("commonmark").enable("table").render(text) for text in (report.model_card(results), summary_markdown([Row(evil, 28, 0, "x", error=f"no file {evil}")])))
+    for html in (page, card, table): assert "<img src=x" not in html and "&lt;img src=x onerror=alert(1)&gt;" in html
+
+
 FORBIDDEN = {"eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "subprocess.getoutput", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 

@@ -92,9 +92,9 @@ def over_seeds(
 
 # %% ../nbs/06_batch.ipynb #d134f4b1
 def _cell(value:Any) -> str:
-    "Write one value of a table."
+    "Write one value of a table; a name from outside ends no cell and is no HTML."
     if value is None: return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("<", "\\<")
 
 
 def _markdown_table(header:Sequence[str], lines:Iterable[Sequence[Any]]) -> str:
