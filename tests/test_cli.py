@@ -23,7 +23,7 @@ def xaimed(*words, cwd=None, env=None):
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     "What a command line asks of the pipeline, without running it."
-    from xaimed import pipeline
+    from xaimed import batch, pipeline
     calls = []
 
     def run_pipeline(**kwargs):
@@ -32,7 +32,7 @@ def asked(monkeypatch, tmp_path):
         return [pipeline.Outcome(s, "made", 0.1, tmp_path, tmp_path / "x.ipynb") for s in kwargs.get("stages", STAGES)]
 
     monkeypatch.setattr(pipeline, "run_pipeline", run_pipeline)
-    monkeypatch.setattr(pipeline, "run_batch", lambda datasets, **kwargs: calls.append({"datasets": datasets, **kwargs}) or pipeline.Batch(tmp_path, ()))
+    monkeypatch.setattr(batch, "run_batch", lambda datasets, **kwargs: calls.append({"datasets": datasets, **kwargs}) or batch.Batch(tmp_path, ()))
 
     def ask(*words):
         calls.clear()
@@ -65,9 +65,10 @@ def test_the_config_follows_the_data_set(asked):
 
 def test_batch_arguments(asked):
     ask = asked("batch", "--datasets", "breastmnist,synthetic", "--seeds", "0-2", "--sizes", "28,64", "--jobs", "2", "--train.epochs", "3")
-    assert ask["datasets"] == ["breastmnist", "synthetic"] and ask["seeds"] == [0, 1, 2] and ask["sizes"] == [28, 64] and ask["jobs"] == 2 and ask["overrides"] == {"train.epochs": 3}
+    assert ask["datasets"] == ["breastmnist", "synthetic"] and ask["seeds"] == [0, 1, 2] and ask["sizes"] == [28, 64] and ask["jobs"] == 2 and ask["scheduler"] == "local" and ask["overrides"] == {"train.epochs": 3}
     again = asked("batch", "--dataset", "breastmnist", "--datasets", "synthetic", "--seed", "0", "--seed", "1,2", "--size", "28", "--sizes", "64", "--jobs", "2", "--train.epochs", "3")
     assert again == ask
+    assert asked("batch", "--dataset", "synthetic", "--scheduler", "tcp://node:8786")["scheduler"] == "tcp://node:8786"
     assert asked("--dataset", "synthetic", "batch")["datasets"] == ["synthetic"] and asked("batch", "--dataset", "synthetic")["seeds"] == [0]
 
 
@@ -166,7 +167,7 @@ def test_the_traceback_comes_with_debug_only(capsys):
 def test_a_read_only_artifacts_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("pathlib.Path.mkdir", lambda self, *a, **k: (_ for _ in ()).throw(OSError(30, "Read-only file system", str(self))))
     assert cli.main(["data", "--artifacts_dir", str(tmp_path / "out")]) == 1
-    assert re.match("error: Read-only file system: .*out", capsys.readouterr().err)
+    assert re.match("error: artifacts_dir: nothing can be written in .*out.*Read-only file system", capsys.readouterr().err)
 
 
 def cpu_of_children():

@@ -1,5 +1,4 @@
 "The pipeline: stand-in stages for its mechanism, and one run of the real six."
-import csv
 import fnmatch
 import json
 import logging
@@ -16,42 +15,13 @@ import pytest
 
 from nbclient.exceptions import DeadKernelError
 
-from xaimed import cli, pipeline
-from xaimed.config import NOTEBOOKS, STAGES, load_options, stage_dir
-from xaimed.pipeline import PipelineError, run_batch, run_notebook, run_pipeline
+from xaimed import pipeline
+from xaimed.config import NOTEBOOKS, STAGES, XaimedError
+from xaimed.pipeline import PipelineError, run_notebook, run_pipeline
 
-PARAMETERS = 'config = "quick_smoke"\ndataset = ""\nrun = ""\noverrides = {}'
-STAGE = '''
-import os, xaimed.config
-from xaimed.config import load_options, run_stage
-xaimed.config.device_name = lambda name: "none"  # a stand-in needs no torch
-options = load_options(config, dataset=dataset, run=run, overrides=overrides)
-def make(folder): (folder / "metrics.json").write_text('{{"auc": 0.9, "accuracy": 0.8, "ece": 0.1}}')
-if options.seed == 13: raise ValueError("unlucky seed 13:\\nexpected another")
-if options.seed == 99: os._exit(3)
-if options.seed == 77: os.kill(os.getppid(), 9)
-run_stage(options, "{stage}", make)
-'''
+from stand_ins import STAGE, stand_ins, write_notebook  # noqa: F401 (a fixture)
 
-
-def write_notebook(path, *cells):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, cells)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "python3"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
-
-
-@pytest.fixture
-def stand_ins(tmp_path, monkeypatch):
-    "Stand-in notebooks for all six stages and a config; the folder we are in is empty but for them."
-    monkeypatch.chdir(tmp_path)
-    for stage in STAGES: write_notebook(tmp_path / "books" / f"{NOTEBOOKS[stage]}.ipynb", STAGE.format(stage=stage))
-    (tmp_path / "tiny.yaml").write_text("artifacts_dir: out\n")
-    return {"config": "tiny.yaml", "notebooks": "books", "say": lambda line: None}
-
-
-def render(page, html): Path(html).write_text("<html>")
+def render(page, html): Path(html).write_text("<html></html>")
 
 
 def statuses(outcomes): return [o.status for o in outcomes]
@@ -142,15 +112,6 @@ def test_a_missing_data_file_is_refused_before_a_kernel_starts(overrides, words,
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_a_batch_keeps_the_traceback_for_debug(stand_ins, capsys, monkeypatch):
-    done = run_batch(["synthetic"], **stand_ins, seeds=(13,), stages=("data",))
-    assert "ValueError" in done.rows[0].details and "Traceback" in done.rows[0].details
-    assert "Traceback" not in (done.folder / "summary.csv").read_text() + (done.folder / "summary.md").read_text()
-    monkeypatch.setattr(pipeline, "run_batch", lambda *a, **k: done)
-    assert cli.main(["batch", "--dataset", "synthetic"]) == 1 and "Traceback" not in capsys.readouterr().err
-    assert cli.main(["batch", "--dataset", "synthetic", "--debug"]) == 1 and done.rows[0].details in capsys.readouterr().err
-
-
 def test_cell_not_run_is_noticed():
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
     with pytest.raises(PipelineError, match="not run to its end"): pipeline._check_complete(notebook)
@@ -161,6 +122,13 @@ def test_no_output_is_lost(tmp_path):
     book = write_notebook(tmp_path / "burst.ipynb", "from IPython.display import publish_display_data\nfor i in range(3000): publish_display_data({'text/plain': f'{i:05d}' + 'x' * 50_000})")
     cell = nbformat.read(run_notebook(book, tmp_path / "out.ipynb"), as_version=4).cells[-1]
     assert [int(o.data["text/plain"][:5]) for o in cell.outputs] == list(range(3000))
+
+
+def test_a_kernel_that_keeps_its_limit_of_output_makes_no_page(tmp_path, monkeypatch):
+    "With the limit on, papermill would lose output and report success."
+    monkeypatch.setattr(pipeline, "_KEEP_ALL_OUTPUT", pipeline._KEEP_ALL_OUTPUT.replace("SNDHWM", "NO_SUCH_OPTION"))
+    book = write_notebook(tmp_path / "book.ipynb", "1 + 1")
+    with pytest.raises(PipelineError, match="book.ipynb, a cell: its process"): run_notebook(book, tmp_path / "out.ipynb")
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
@@ -188,10 +156,7 @@ def test_an_ended_run_leaves_no_kernel(end, stand_ins, tmp_path):
     code = ("from xaimed import cli, pipeline; import functools; "
             "pipeline.run_pipeline = functools.partial(pipeline.run_pipeline, notebooks='books'); cli.sys.exit(cli.main(['--config', 'tiny.yaml', 'data']))")
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    for _ in range(200):
-        if (tmp_path / "started").exists() and (tmp_path / "started").read_text(): break
-        time.sleep(0.1)
-    kernel = int((tmp_path / "started").read_text())
+    kernel = int(wait_for(tmp_path / "started"))
     process.send_signal(end)
     _, err = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[end]
@@ -209,33 +174,59 @@ def _alive(pid) -> bool:
     return True
 
 
-def test_two_pipelines_on_one_run_make_it_once(stand_ins, tmp_path):
-    code = "from xaimed.pipeline import run_pipeline; print(run_pipeline('tiny.yaml', notebooks='books', stages=('data',), say=str)[0].status)"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(p.communicate(timeout=60)[0].strip() for p in both) == ["made", "unchanged"]
+RUN_TINY = "from xaimed.pipeline import run_pipeline; print(run_pipeline('tiny.yaml', notebooks='books', stages=('data', 'models'), say=str)[-1].status)"
+WAITING = "import os, pathlib, time\nopen('started', 'w').write(str(os.getpid()))\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)\n"
 
 
-@pytest.mark.parametrize("jobs, stages", [(1, ("data", "models", "train", "eval")), (2, ("data",))])
-def test_batch_goes_on_after_failures_and_interruptions(jobs, stages, stand_ins, tmp_path):
-    "Seed 13 raises, seed 99 takes its kernel down, seed 77 its worker process."
-    lines, seeds = [], (0, 13, 99) if jobs == 1 else (0, 77, 13)
-    ask = dict(stand_ins, sizes=(28,), stages=stages, jobs=jobs) | ({"say": lines.append} if jobs > 1 else {})
-    done = run_batch(["synthetic"], **ask, seeds=seeds)
-    assert [r.status for r in done.rows] == ["made", "failed", "failed"], done.rows
-    assert [r.run for r in done.failed] == [f"synthetic_28_s{seeds[1]}", f"synthetic_28_s{seeds[2]}"]
-    with open(done.folder / "summary.csv") as f: table = list(csv.DictReader(f))
-    assert [int(r["seed"]) for r in table] == list(seeds) and "unlucky seed" in table[seeds.index(13)]["error"]
-    if jobs > 1: assert "exit code -9" in table[1]["error"] and lines[-1].startswith("# Batch batch")
-    assert done.folder == tmp_path / "out" / "batch" / "batch"
-    again = run_batch(["synthetic"], **ask, seeds=(0, 1))
-    assert [r.status for r in again.rows] == ["unchanged", "made"] and again.rows[0].seconds == done.rows[0].seconds
-    if "eval" in stages: assert "| synthetic | 28 | 2 | 0.900 ± 0.000 | 0.800 ± 0.000 | 0.100 ± 0.000 |" in (done.folder / "summary.md").read_text()
+def wait_for(path):
+    for _ in range(300):
+        if path.exists() and path.read_text(): return path.read_text()
+        time.sleep(0.1)
+    raise TimeoutError(path)
 
 
-def test_batches_refuse_what_cannot_work(stand_ins):
-    with pytest.raises(ValueError, match="share the folder"): run_batch(["a/x.npz", "b/x.npz"], **stand_ins)
-    with pytest.raises(ValueError, match="set by the batch itself"): run_batch(["synthetic"], **stand_ins, overrides={"seed": 1})
-    with pytest.raises(ValueError, match="jobs is 0"): run_batch(["synthetic"], **stand_ins, jobs=0)
+def test_a_second_process_on_a_run_says_who_has_it_and_stops(stand_ins, tmp_path):
+    write_notebook(tmp_path / "books" / "00_data.ipynb", WAITING + STAGE.format(stage="data"))
+    first = subprocess.Popen([sys.executable, "-c", RUN_TINY], stdout=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "started")
+    for force in (False, True):
+        with pytest.raises(XaimedError, match=rf"run 'tiny': process {first.pid} on .*, since .* is at it now. Wait until it has ended, end it, or give this run another name"):
+            run_pipeline(**stand_ins, stages=("data",), force=force)
+    assert run_pipeline(**stand_ins, run="other", stages=("models",), render=render)[0].status == "made", "another run is free"
+    (tmp_path / "go").touch()
+    assert first.communicate(timeout=60)[0].strip() == "made"
+    assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["unchanged"] * 2
+    assert not (tmp_path / "out/data/.tiny.pipeline.lock.held").exists()
+
+
+def test_a_process_that_was_killed_holds_nothing(stand_ins, tmp_path):
+    write_notebook(tmp_path / "books" / "00_data.ipynb", WAITING + STAGE.format(stage="data"))
+    first = subprocess.Popen([sys.executable, "-c", RUN_TINY])
+    kernel = int(wait_for(tmp_path / "started"))
+    first.kill()
+    first.wait()
+    (tmp_path / "go").touch()
+    assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["made"] * 2
+    assert not _alive(kernel), "the kernel has followed its pipeline"
+
+
+def test_a_run_that_is_whole_can_be_read_where_nothing_can_be_written(stand_ins, monkeypatch):
+    run_pipeline(**stand_ins, stages=("data", "models"))
+    monkeypatch.setattr(pipeline, "make_room", lambda folder: pytest.fail("something would be written"))
+    assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["unchanged"] * 2
+
+
+@pytest.mark.parametrize("page", ["03_eval.ipynb", "05_report.ipynb", "report.html"])
+def test_a_page_that_is_cut_short_is_made_again(page, stand_ins, tmp_path):
+    stage = "eval" if "eval" in page else "report"
+    ask = stand_ins | {"render": lambda notebook, html: Path(html).write_text("<html><body>all of it</body></html>\n")}
+    run_pipeline(**ask)
+    path = tmp_path / "out" / stage / "tiny" / page
+    for share in (0, 0.5, 0.98):
+        path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+        outcomes = {o.stage: o.status for o in run_pipeline(**ask)}
+        assert outcomes.pop(stage) == "made" and set(outcomes.values()) == {"unchanged"}
+        assert pipeline._is_whole(path)
 
 
 @pytest.fixture(scope="session")

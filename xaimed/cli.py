@@ -225,16 +225,18 @@ def _batch(
     datasets:list[str]=typer.Option([], "--datasets", "--dataset", help="Data sets, separated by commas; may be repeated", show_default=False),
     seeds:list[str]=typer.Option(["0"], "--seeds", "--seed", help="Seeds, as 0,1,2 or 0-4; may be repeated"),
     sizes:list[str]=typer.Option([], "--sizes", "--size", help="Image sides in pixels, as 28,64; may be repeated; the config's own when empty", show_default=False),
-    jobs:int=typer.Option(1, "--jobs", min=1, help="Runs side by side, a process each"),
+    jobs:int=typer.Option(1, "--jobs", min=1, help="Runs side by side on this machine, a process each"),
+    scheduler:str=typer.Option("local", "--scheduler", metavar="local|ADDRESS|FILE", help="Workers started here, or a Dask scheduler that runs already, as tcp://host:8786 or its scheduler file"),
     name:str=typer.Option("batch", "--name", help="Name of the batch's folder; any but the default is put before the runs' names"),
     *,
     request:dict,
 ) -> None:
     "Make one report per data set, seed and size, and a table of them; finished runs are skipped."
-    from xaimed.pipeline import PipelineError, run_batch, shorten
+    from xaimed.batch import run_batch
+    from xaimed.pipeline import PipelineError, shorten
     names = _names(datasets or [request.get("dataset", "")])
     if not names: raise typer.BadParameter("expected at least one data set, as in --datasets breastmnist,pneumoniamnist", param_hint="--datasets")
-    done = run_batch(names, seeds=_numbers("--seeds", seeds), sizes=_numbers("--sizes", sizes) or (None,), jobs=jobs, name=name,
+    done = run_batch(names, seeds=_numbers("--seeds", seeds), sizes=_numbers("--sizes", sizes) or (None,), jobs=jobs, scheduler=scheduler, name=name,
                      config=request.get("config", ""), overrides=request.get("overrides", {}))
     print(f"{shorten(done.folder)}/summary.md")
     if done.failed: raise PipelineError(f"{len(done.failed)} of {len(done.rows)} runs failed; the first, {done.failed[0].run}: {done.failed[0].error}",

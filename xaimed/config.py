@@ -528,9 +528,18 @@ def unchanged(
 def read_manifest(
     folder:str|Path, # A stage's folder
 ) -> dict:           # What decided the result, and what it is made of; empty when there is none
-    "Read the manifest of a finished stage."
+    "Read the manifest of a finished stage; one that is not as it was written is an error."
     path = Path(folder) / "manifest.json"
-    return read_json(path) if path.exists() else {}
+    if not path.exists(): return {}
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("digest", _digest(manifest)) != _digest(manifest):
+        raise ValueError(f"{path.parent.name}/manifest.json is not as it was written: run the stage that writes it again")
+    return manifest
+
+
+def _digest(manifest:dict) -> str:
+    "Hash a manifest, but for the hash in it."
+    return hashlib.sha256(json.dumps({k: v for k, v in manifest.items() if k != "digest"}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stage_state(
@@ -678,11 +687,12 @@ def _write_manifest(beside:Path, options:Options, stage:str, facts:dict, started
     "Write down what decided a result and what it is made of."
     before = upstream(stage)
     watched = [watch(p) for p in facts.pop("watched", [])]
-    write_json(beside / "manifest.json", {
+    manifest = plain({
         "stage": stage, "run": options.run, "build": uuid.uuid4().hex, "fingerprint": fingerprint(options, stage), "options": options,
         "inputs": {before: read_manifest(stage_dir(options, before)).get("build")} if before else {},
         "watched": watched, "outputs": {p.name: {k: v for k, v in watch(p).items() if k != "path"} for p in sorted(beside.iterdir())}, "facts": facts,
         "started": started, "wall_seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb(), **provenance(options)})
+    write_json(beside / "manifest.json", manifest | {"digest": _digest(manifest)})
 
 
 def _keep_failed(beside:Path, folder:Path) -> None:
