@@ -302,7 +302,7 @@ def read_metadata(
     if not columns or "" in columns: raise ValueError(f"{name} has the columns {', '.join(header)}, expected at least one named column besides index and split: what is known about the images")
     found, allowed = _rows_of(name, rows, split), set(index) if size is None else range(size)
     strange = sorted(set(found) - set(allowed))
-    if strange: raise ValueError(f"{name} has {len(strange)} rows whose index is not among the {len(allowed)} images of the {split} split, the first {strange[0]}; expected {min(allowed)}..{max(allowed)}: does the table belong to this data, and is there a column split?")
+    if strange: raise ValueError(f"{name} has {len(strange)} row{'s' * (len(strange) != 1)} whose index is not among the {len(allowed)} images of the {split} split, the first {strange[0]}; expected {min(allowed)}..{max(allowed)}: does the table belong to this data, and is there a column split?")
     if not found: raise ValueError(f"{name} has no row of the {split} split, expected at least one: check the column split")
     return {c: _column([found[i][c] if i in found else "" for i in index]) for c in columns}
 
