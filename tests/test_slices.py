@@ -268,7 +268,7 @@ def test_table_of_a_whole_split_for_some_of_its_images(tmp_path):
     path = write(tmp_path, "index,site\n" + "".join(f"{i},{'AB'[i % 2]}\n" for i in range(10)))
     assert sl.read_metadata(path, [7, 2], "val", size=10)["site"].tolist() == ["B", "A"]
     with pytest.raises(ValueError, match="8 rows whose index is not among the 2 images of the val split, the first 0"): sl.read_metadata(path, [7, 2], "val")
-    with pytest.raises(ValueError, match="1 rows whose index is not among the 9 images"): sl.read_metadata(path, [7, 2], "val", size=9)
+    with pytest.raises(ValueError, match="1 row whose index is not among the 9 images"): sl.read_metadata(path, [7, 2], "val", size=9)
 
 
 @pytest.mark.parametrize("text, words", [

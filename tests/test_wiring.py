@@ -287,7 +287,7 @@ def test_a_table_slices_the_images_that_were_evaluated(untrained, tmp_path):
 
 
 @pytest.mark.parametrize("text,said", [
-    ("image,site\n0,a\n", "meta.csv has the columns image, site, expected one called index"), ("index;site\n0;a\n", "expected one called index"), ("index,site\n0,a\n20,b\n", r"meta.csv has 1 rows whose index is not among the 20 images of the test split, the first 20; expected 0..19"),
+    ("image,site\n0,a\n", "meta.csv has the columns image, site, expected one called index"), ("index;site\n0;a\n", "expected one called index"), ("index,site\n0,a\n20,b\n", r"meta.csv has 1 row whose index is not among the 20 images of the test split, the first 20; expected 0..19"),
     ("index,site\n3,a\n3,b\n", "row 3, has index 3 of the test split a second time"), ("index,split,site\n0,val,a\n", "no row of the test split"), ("index,split,site\n0,tset,a\n", "Near: test"), ("index\n0\n", "at least one named column besides index"), ("", "expected one called index"),
     ("index,site\none,a\n", "index 'one', expected a whole number"), ("index,site\n0,a,b\n", "more values than the header"), ("index,site\n0,Köln\n".encode("latin-1"), "meta.csv.*UTF-8")])
 def test_a_wrong_table_is_named(untrained, tmp_path, text, said):
