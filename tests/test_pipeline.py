@@ -185,9 +185,10 @@ def wait_for(path):
     raise TimeoutError(path)
 
 
-def test_a_second_process_on_a_run_says_who_has_it_and_stops(stand_ins, tmp_path):
+def test_a_second_process_on_a_run_says_who_has_it_and_stops(stand_ins, tmp_path, request):
     write_notebook(tmp_path / "books" / "00_data.ipynb", WAITING + STAGE.format(stage="data"))
     first = subprocess.Popen([sys.executable, "-c", RUN_TINY], stdout=subprocess.PIPE, text=True)
+    request.addfinalizer(first.kill)
     wait_for(tmp_path / "started")
     for force in (False, True):
         with pytest.raises(XaimedError, match=rf"run 'tiny': process {first.pid} on .*, since .* is at it now. Wait until it has ended, end it, or give this run another name"):
