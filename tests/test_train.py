@@ -278,6 +278,19 @@ def test_only_full_batches_go_through_the_compiled_network():
     assert train_one_epoch(model, loader, make_loss("binary"), make_optimizer(model, RECIPES["medmnist"]), forward=compiled)["n"] == 11 and seen == [4, 4]
 
 
+def test_a_compiled_network_trains_the_same():
+    "What torch.compile returns is a module with ways of its own (it has no truth value); here with the backend that changes no arithmetic."
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        forward = torch.compile(model, backend="eager", dynamic=False) if compiled else None
+        loader = [(torch.randn(n, 2), torch.zeros(n, dtype=torch.long)) for n in (4, 4, 3)]
+        train_one_epoch(model, loader, make_loss("binary"), make_optimizer(model, RECIPES["medmnist"]), forward=forward)
+        found.append(model[0].weight.detach().clone())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_kernel_choice_is_put_back_even_after_an_error(deterministic, monkeypatch):
     import os

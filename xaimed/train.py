@@ -377,7 +377,8 @@ def train_one_epoch(
         if augment is not None: x = augment(x)
         of_all, full = len(x), full or len(x)
         x, y = team.share(x), team.share(y)
-        with arithmetic(precision, device): logits = (forward or model)(x) if of_all == full else model(x)  # a last, smaller batch would be compiled anew
+        net = model if forward is None or of_all < full else forward  # a last, smaller batch would be compiled anew
+        with arithmetic(precision, device): logits = net(x)
         loss = loss_fn(logits.float(), y) * team.weight(of_all)
         lr = optimizer.param_groups[0]["lr"]
         take_step(loss, model, optimizer, scaler=scaler, grad_clip=grad_clip)
