@@ -158,6 +158,7 @@ def main():
                 steps[type(side)].append(timed(side, side.steps))
                 looks[type(side)].append(timed(side, side.look))
         for side in sides: aucs[type(side)].append(side.result())
+        print(f"seed {seed}: test AUC theirs {aucs[Theirs][-1]:.4f}, ours {aucs[Ours][-1]:.4f}; median seconds of the training steps {np.median([v[0] for v in steps[Theirs]]):.1f} and {np.median([v[0] for v in steps[Ours]]):.1f}", flush=True)
     report("training steps of an epoch", steps[Theirs], steps[Ours])
     report("whole epoch (theirs evaluates three splits, ours validates and writes)", *([a + b for a, b in zip(steps[s], looks[s])] for s in (Theirs, Ours)))
     for side, values in aucs.items(): print(f"test AUC, {side.__name__.lower()}: {np.mean(values):.4f} sd {np.std(values, ddof=1) if len(values) > 1 else float('nan'):.4f} over {len(values)} seeds: {', '.join(f'{v:.4f}' for v in values)}")
