@@ -42,10 +42,11 @@ notebooks: $(READY) ## execute, clean and export the notebooks; README.md from t
 	$(BIN)/python scripts/notebooks.py build
 	$(BIN)/python scripts/notebooks.py readme
 
+test: export OMP_NUM_THREADS = 1  # two processes side by side, a core each
 test: $(READY) ## the gate: notebooks, tests, pages
 	$(BIN)/python scripts/notebooks.py check
 	$(BIN)/nbdev_test --n_workers 2 --pause 0
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python scripts/notebooks.py docs --check
 
 bench: $(READY) ## the benchmarks, into benchmarks/RESULTS.md (an hour, on a quiet machine)

@@ -1,10 +1,12 @@
 "Shared fixtures: where real data lies, and an empty working folder per test."
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background inherits a deaf Ctrl-C, and so would the processes it tests
 
 
 @pytest.fixture(scope="session")
