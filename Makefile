@@ -42,7 +42,8 @@ notebooks: $(READY) ## execute, clean and export the notebooks; README.md from t
 	$(BIN)/python scripts/notebooks.py build
 	$(BIN)/python scripts/notebooks.py readme
 
-test: export OMP_NUM_THREADS = 1  # two processes side by side, a core each
+# two processes side by side, a core each
+test: export OMP_NUM_THREADS = 1
 test: $(READY) ## the gate: notebooks, tests, pages
 	$(BIN)/python scripts/notebooks.py check
 	$(BIN)/nbdev_test --n_workers 2 --pause 0
