@@ -1,4 +1,5 @@
 "Checkpoint files that are damaged, hostile or of something else; random states that come back."
+import errno
 import io
 import random
 import zipfile
@@ -130,3 +131,26 @@ def test_optimizer_averages_and_scaler_come_back():
     assert restore_training(checkpoint, other, fresh, {}) == [{"epoch": 1}]
     assert torch.equal(other.weight, model.weight) and fresh["scaler"].get_scale() == 8.0 and fresh["optimizer"].param_groups[0]["lr"] == 0.05
     for a, b in zip(fresh["optimizer"].state.values(), parts["optimizer"].state.values()): assert all(torch.equal(a[k], b[k]) for k in ("step", "exp_avg", "exp_avg_sq"))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch, number):
+    "No right to read it, or a disk that fails: the file may be good, and a training that was stopped must not be begun anew."
+    from xaimed import checkpoint, train
+    save_checkpoint(tmp_path / "last.pt", example())
+    def fails(path): raise OSError(number, "as the system says", str(path))
+    monkeypatch.setattr(checkpoint, "_tensors_only", fails)
+    for read in (lambda: load_checkpoint(tmp_path / "last.pt"), lambda: train.read_last(tmp_path, "val_loss")):
+        with pytest.raises(OSError, match="as the system says.*last.pt") as caught: read()
+        assert caught.value.errno == number
+
+
+def test_the_generator_of_mps_is_kept(monkeypatch):
+    "No such device is needed: its generator is a stand-in."
+    stands = [torch.tensor([7], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: stands[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: stands.__setitem__(0, state))
+    kept = random_states({}, "mps")
+    stands[0] = torch.tensor([8], dtype=torch.uint8)
+    restore_random_states(kept, {}, "mps")
+    assert stands[0].item() == 7 and random_states({})["mps"] is None

@@ -353,3 +353,30 @@ def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda a, b, replace=os.replace: (order.append("rename"), replace(a, b)))
     write_json(tmp_path / "a.json", {})
     assert order == ["file", "rename", "folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a folder cannot be opened there")
+def test_a_folder_that_cannot_be_synced_stops_nothing(tmp_path, monkeypatch):
+    "As on some network file systems. A file that cannot be synced is an error all the same."
+    import errno, stat
+    def refuses(kind, sync=os.fsync):
+        def fsync(handle):
+            if kind(os.fstat(handle).st_mode): raise OSError(errno.EINVAL, "Invalid argument")
+            sync(handle)
+        return fsync
+    monkeypatch.setattr(os, "fsync", refuses(stat.S_ISDIR))
+    assert read_json(write_json(tmp_path / "a.json", {"v": 1})) == {"v": 1}
+    assert (run_stage(options(tmp_path), "data", one_file(text="made")) / "a.txt").read_text() == "made"
+    monkeypatch.setattr(os, "fsync", refuses(stat.S_ISREG))
+    with pytest.raises(OSError, match="Invalid argument"): write_json(tmp_path / "a.json", {"v": 2})
+    assert read_json(tmp_path / "a.json") == {"v": 1}
+
+
+def test_a_lock_is_let_go_even_when_its_note_stays(tmp_path, monkeypatch):
+    from xaimed.config import claim
+    def fails(self, missing_ok=False): raise PermissionError(13, "Permission denied", str(self))
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", fails)
+        with claim(tmp_path / "a.lock", "a"): pass
+    done = subprocess.run([sys.executable, "-c", "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(timeout=0)", str(tmp_path / "a.lock")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

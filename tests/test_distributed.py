@@ -3,13 +3,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from xaimed import cli
 from xaimed.checkpoint import load_checkpoint
 from xaimed.config import XaimedError, launched, load_options, read_manifest, run_stage, stage_dir, stages_under_way
-from xaimed.train import ALONE, Team, join_team, run_training
+from xaimed.train import ALONE, SharedBatchNorm2d, Team, join_team, run_training
 
 pytest.importorskip("accelerate")
 
@@ -52,6 +54,60 @@ def both(tmp_path_factory):
     done = torchrun(two, RUN)
     assert done.returncode == 0, done.stderr[-3000:]
     return [stage_dir(options(folder), "train") for folder in (one, two)]
+
+
+OPTIONS = ["--set", "run=t", "--device", "cpu", "--model.name", "resnet10", "--data.size", "16", "--data.audit", "false", "--synthetic.n_train", "12", "--synthetic.n_val", "6", "--synthetic.n_test", "4", "--train.epochs", "1"]
+
+
+def command_line(folder, *words):
+    "The command line in two processes, as the README tells to start it."
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "xaimed.cli", *words, *OPTIONS], cwd=folder, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])})
+    return done, [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_the_command_line_trains_in_two_processes(tmp_path):
+    done, errors = command_line(tmp_path, "train")
+    folder = tmp_path / "artifacts" / "train" / "t"
+    assert done.returncode == 0 and not errors, done.stderr[-3000:]
+    assert done.stdout.count("best.pt") == 1 and (folder / "best.pt").is_file() and read_manifest(folder)["facts"]["processes"] == 2
+
+
+def test_other_commands_in_several_processes_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.chdir(tmp_path)
+    for command in ("run", "eval", "list"):
+        assert cli.main([command]) == 1
+        assert f"`xaimed {command}` was launched as 2 processes" in (said := capsys.readouterr().err) and "launch only `xaimed train`" in said
+    assert not any(tmp_path.iterdir())
+
+
+DECIDED = """
+import os
+from xaimed import config, train
+rank, calls, real = int(os.environ["RANK"]), [], train.train_run
+train.train_run = lambda *a: (calls.append(1), real(*a))[1]
+if rank == 1:
+    def unseen(*a): raise AssertionError("only the first process looks")
+    config.stage_state = train.run_models = unseen
+    os.environ.pop("XAIMED_FORCE", None)
+for force in ("", "train", ""):
+    if rank == 0: os.environ["XAIMED_FORCE"] = force
+    train.run_training(options(folder, **{"train.epochs": 1}))
+    print("trainings", len(calls))
+if rank == 0: train.run_models = lambda options: (_ for _ in ()).throw(ValueError("no such data"))
+try: train.run_training(options(folder, **{"train.epochs": 1}))
+except (ValueError, config.XaimedError) as e: print(e)
+"""
+
+
+def test_the_first_process_decides_for_all(tmp_path):
+    "XAIMED_FORCE is known to the first process alone; the second follows, three times, and hears why the fourth does not begin."
+    done = torchrun(tmp_path, DECIDED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = sorted(done.stdout.splitlines())
+    assert said == sorted(["trainings 1", "trainings 2", "trainings 2"] * 2 + ["no such data", "the first process stopped before the training: ValueError: no such data"])
 
 
 def rows(folder): return load_checkpoint(folder / "last.pt")["training"]["history"]
@@ -103,6 +159,28 @@ def test_processes_without_accelerate_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(XaimedError, match=r"launched as 2 processes.*pip install 'xaimed\[distributed\]'"): join_team("cpu")
+
+
+def test_variables_of_a_launcher_without_its_processes_are_refused(monkeypatch, tmp_path):
+    "As a program under mpirun has them whose processes never meet: nothing may be written as if it were the second of two."
+    import accelerate
+    monkeypatch.setattr(accelerate, "Accelerator", lambda **how: SimpleNamespace(process_index=0, num_processes=1))
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(XaimedError, match="say process 1 of 2, but the processes met as 0 of 1: start the training with torchrun"): run_training(options(tmp_path))
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0])
+def test_shared_batch_norm_is_batch_norm(monkeypatch, mean):
+    "Of one process, whose sums are its own. At mean 100 and deviation 0.1 a variance taken as E[x^2] - E[x]^2 in float32 has no right digit."
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda value: None)
+    x = mean + 0.1 * torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    ours, theirs, inputs, weight = SharedBatchNorm2d(3), torch.nn.BatchNorm2d(3), [x.clone().requires_grad_() for _ in range(2)], torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    out = [layer(i) for layer, i in zip((ours, theirs), inputs)]
+    for o in out: (o * weight).sum().backward()
+    assert torch.allclose(*out, atol=1e-3) and torch.allclose(ours.running_var, theirs.running_var, rtol=1e-4) and torch.allclose(ours.running_mean, theirs.running_mean, rtol=1e-5)
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=2e-2) and torch.allclose(ours.weight.grad, theirs.weight.grad, atol=2e-2)
 
 
 def test_who_am_i():

@@ -197,7 +197,23 @@ def test_a_second_process_on_a_run_says_who_has_it_and_stops(stand_ins, tmp_path
     (tmp_path / "go").touch()
     assert first.communicate(timeout=60)[0].strip() == "made"
     assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["unchanged"] * 2
-    assert not (tmp_path / "out/data/.tiny.pipeline.lock.held").exists()
+    assert not (tmp_path / "out/data/.~tiny.pipeline.lock.held").exists()
+
+
+def test_the_lock_of_a_pipeline_is_no_stages_lock(stand_ins):
+    "The run `tiny.pipeline` is another run than `tiny`, whatever its data stage calls its lock."
+    with pipeline.hold_run(load_options("tiny.yaml")):
+        assert statuses(run_pipeline(**stand_ins, run="tiny.pipeline", stages=("data",))) == ["made"]
+
+
+def test_a_kernel_is_no_member_of_a_team(tmp_path, monkeypatch):
+    "A Dask worker that mpirun or srun started has a rank; a stage's kernel that inherits it would wait for others."
+    for name in ("RANK", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"): monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"): monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("KEPT", "as it was")
+    book = write_notebook(tmp_path / "a.ipynb", "import os; from xaimed.config import launched; print(launched(), os.environ.get('LOCAL_RANK'), os.environ['KEPT'], os.environ['ADDED'])")
+    out = run_notebook(book, tmp_path / "out.ipynb", env={"ADDED": "too"})
+    assert nbformat.read(out, as_version=4).cells[-1].outputs[0].text.strip() == "(0, 1) None as it was too"
 
 
 def test_a_process_that_was_killed_holds_nothing(stand_ins, tmp_path):

@@ -37,7 +37,7 @@ def test_the_stage_leaves_its_files(trained):
     best, last = load_checkpoint(folder / "best.pt"), load_checkpoint(folder / "last.pt")
     assert last["epoch"] == 2 and math.isclose(best["metrics"]["val_loss"], min(float(r["val_loss"]) for r in rows), rel_tol=1e-4)
     assert best["options"]["train"]["epochs"] == 2 and set(best["model"]) == {"name", "num_classes", "in_channels", "stem", "image_size"}
-    assert {"optimizer", "scheduler", "random", "history"} == set(last["training"]) and "training" not in best
+    assert {"optimizer", "scheduler", "random", "history", "setting"} == set(last["training"]) and "training" not in best
     facts = read_manifest(folder)["facts"]
     assert facts["recipe"]["optimizer"] == "adamw" and facts["best_epoch"] == best["epoch"] and facts["precision"] == train.resolve_precision("auto", "cpu") and facts["processes"] == 1
 
@@ -320,3 +320,34 @@ def test_no_reading_in_the_loop_on_a_gpu(monkeypatch):
                 train_one_epoch(model, [(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.long))] * n, make_loss("binary"), optimizer, device="cuda", grad_clip=1.0)
         return len(reads)
     assert epoch(2) == epoch(9) <= 4
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"precision": "fp16"}, {"compiled": True}, {"processes": 2}])
+def test_a_training_of_another_kind_of_machine_starts_again_and_says_so(trained, tmp_path, caplog, change):
+    "The options may be equal: `auto` means another thing elsewhere."
+    for name in ("best.pt", "last.pt"): (tmp_path / name).write_bytes((trained[1] / name).read_bytes())
+    setting = load_checkpoint(tmp_path / "last.pt")["training"]["setting"]
+    assert setting == {"device": "cpu", "precision": train.resolve_precision("auto", "cpu"), "compiled": False, "processes": 1}
+    assert train.read_last(tmp_path, "val_loss", setting)["epoch"] == 2 and not caplog.text
+    (name, now), = change.items()
+    assert train.read_last(tmp_path, "val_loss", {**setting, **change}) is None
+    assert f"starting again from the first epoch, because {name} was {setting[name]} and is now {now}" in caplog.text
+
+
+def test_what_cuda_left_does_not_stop_a_training_on_the_cpu(tmp_path, monkeypatch, caplog):
+    "Interrupted where `auto` was fp16 on CUDA; here there is none of it. (What CUDA left is made of what the CPU left.)"
+    run, real, calls = options(tmp_path), train.augment_batch, []
+    def interrupt(x, **how):
+        calls.append(1)
+        if len(calls) == 4: raise KeyboardInterrupt              # in the second of two epochs
+        return real(x, **how)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "augment_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt): run_training(run)
+    part = stage_dir(run, "train").with_name(".t.part")
+    last = load_checkpoint(part / "last.pt")
+    last["training"]["setting"].update(device="cuda", precision="fp16")
+    last["training"]["random"]["own"]["augment"] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(last, part / "last.pt")
+    folder = run_training(run)
+    assert load_checkpoint(folder / "last.pt")["epoch"] == 2 and "because device was cuda and is now cpu" in caplog.text

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'VERSION', 'NEEDED', 'save_checkpoint', 'load_checkpoint', 
            'restore_random_states', 'training_state', 'restore_training']
 
 # %% ../nbs/02_checkpoint.ipynb #48303977
-import pickle, random, zipfile
+import errno, pickle, random, zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,6 +49,7 @@ def load_checkpoint(
     if not path.is_file(): raise FileNotFoundError(f"no checkpoint {path.parent.name}/{path.name}: run the train stage first")
     try: checkpoint = _tensors_only(path)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError) as e:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL): raise  # it could not be read (rights, disk), which says nothing about the file; EINVAL is a damaged place inside it
         raise ValueError(f"{path.name} is not a checkpoint of xaimed, or is damaged ({type(e).__name__}; nothing in it was run): {mend}") from e
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         keys = f" with {', '.join(map(str, list(checkpoint)[:3]))}" if isinstance(checkpoint, dict) and checkpoint else ""
@@ -74,13 +75,14 @@ def random_states(
     generators:Mapping[str, torch.Generator], # Made for one purpose each, by name
     device:torch.device|str="cpu",            # Its own generator is kept too
 ) -> dict:                                    # Tensors and numbers, fit for a checkpoint
-    "Where every random generator stands."
+    "Where every random generator of this process stands; of processes that train together, the first one's are kept."
     version, words, gauss = random.getstate()
     _, key, position, has_gauss, cached = np.random.get_state()
     device = torch.device(device)
     return {"python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
             "numpy": {"key": torch.from_numpy(key.astype(np.int64)), "position": int(position), "has_gauss": int(has_gauss), "cached": float(cached)},
             "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
             "own": {name: g.get_state() for name, g in generators.items()}}
 
 def restore_random_states(
@@ -95,6 +97,7 @@ def restore_random_states(
     np.random.set_state(("MT19937", n["key"].numpy().astype(np.uint32), n["position"], n["has_gauss"], n["cached"]))
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None: torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type == "mps" and states.get("mps") is not None: torch.mps.set_rng_state(states["mps"])
     for name, g in generators.items(): g.set_state(states["own"][name])
 
 # %% ../nbs/02_checkpoint.ipynb #5446f9a9

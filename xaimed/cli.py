@@ -16,7 +16,7 @@ import yaml
 from typer.core import TyperCommand, TyperGroup
 
 from . import __version__
-from .config import STAGES, XaimedError, list_configs, option_fields, unknown
+from .config import STAGES, XaimedError, launched, list_configs, load_options, option_fields, stage_dir, unknown
 
 # %% ../nbs/07_cli.ipynb #399b0246
 def _kinds(field) -> set:
@@ -153,6 +153,9 @@ def _version(wanted:bool) -> None:
         raise typer.Exit()
 
 
+_ONLY_TRAIN = "`xaimed {}` was launched as {} processes, which would all do the same work: launch only `xaimed train`, and start the rest without a launcher"
+
+
 @app.callback(invoke_without_command=True)
 @functools.partial(with_options, hidden=True)
 def _root(
@@ -166,6 +169,7 @@ def _root(
     Research only, not for diagnosis. Start with: xaimed run --dataset synthetic
     """
     if request.get("debug"): logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    if launched()[1] > 1 and context.invoked_subcommand not in (None, "train"): raise XaimedError(_ONLY_TRAIN.format(context.invoked_subcommand, launched()[1]))
     if context.invoked_subcommand is None: print(context.get_help())
 
 
@@ -188,13 +192,29 @@ _STAGE_HELP = {"data": "Read the data set and write its card.", "models": "Build
                "explain": "Explain predictions, and measure the explanations.", "report": "Make the report of a run."}
 
 
+def _say_files(folder:Path) -> None:
+    from xaimed.pipeline import shorten
+    print(f"{shorten(folder)}/")
+    for p in sorted(folder.iterdir()): print(f"  {p.name}")
+
+
+def _train_together(request:dict[str, Any], force:bool) -> None:
+    "Train in all processes that a launcher started; the first makes what comes before. No page is kept: `xaimed run` makes it afterwards."
+    from xaimed.pipeline import check_names
+    from xaimed.train import run_training
+    options = load_options(**request)
+    check_names(options, STAGES[:STAGES.index("train") + 1])
+    folder = run_training(options, force=force, wait=False)
+    if launched()[0] == 0: _say_files(folder)
+
+
 def _stage_command(stage:str) -> Callable:
     "Make the command of one stage."
     def command(context:typer.Context, force:bool=_FORCE, *, request:dict) -> None:
-        from xaimed.pipeline import run_pipeline, shorten
-        outcome = run_pipeline(**for_pipeline(request), stages=STAGES[:STAGES.index(stage) + 1], force=[stage] if force else False)[-1]
-        print(f"{shorten(outcome.folder)}/")
-        for p in sorted(outcome.folder.iterdir()): print(f"  {p.name}")
+        from xaimed.pipeline import run_pipeline
+        if launched()[1] > 1: return _train_together(for_pipeline(request), force)
+        outcomes = run_pipeline(**for_pipeline(request), stages=STAGES[:STAGES.index(stage) + 1], force=[stage] if force else False)
+        _say_files(outcomes[-1].folder)
 
     command.__doc__ = f"{_STAGE_HELP[stage]}\n\nEarlier stages that are not current are made first."
     return with_options(command)

@@ -10,7 +10,7 @@ __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'unknown',
            'resolve_path', 'stage_dir', 'to_disk', 'atomic_write', 'plain', 'write_json', 'read_json', 'sha256_of',
            'code_of', 'fingerprint', 'watch', 'unchanged', 'read_manifest', 'stage_state', 'upstream', 'claim',
            'run_stage', 'stages_under_way', 'make_room', 'peak_memory_mb', 'provenance', 'resolve_device',
-           'device_name', 'seed_everything', 'launched', 'progress']
+           'device_name', 'seed_everything', 'launched', 'without_launcher', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
 import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
@@ -395,10 +395,12 @@ _SECTIONS = {"data": ("seed", "data", "synthetic"), "models": ("model",), "train
 def to_disk(
     path:str|Path, # A file or a folder; of a folder, its list of names
 ) -> None:
-    "Return when the disk has it."
-    if os.name != "posix" and Path(path).is_dir(): return  # a folder cannot be opened there
+    "Return when the disk has it; a folder's list of names is sent where the file system can do that."
+    folder = Path(path).is_dir()
+    if os.name != "posix" and folder: return  # a folder cannot be opened there
     handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
-    try: os.fsync(handle)
+    try:
+        with contextlib.suppress(*[OSError] * folder): os.fsync(handle)  # some network file systems cannot sync a folder; a file must be
     finally: os.close(handle)
 
 
@@ -598,7 +600,7 @@ def claim(
         with contextlib.suppress(OSError): note.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%H:%M}", encoding="utf-8")
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError): note.unlink(missing_ok=True)
         lock.release()
 
 # %% ../nbs/00_config.ipynb #b0ef8f27
@@ -798,6 +800,15 @@ def launched(
     for rank, size in (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
         if rank in environment and size in environment: return int(environment[rank]), int(environment[size])
     return 0, 1
+
+# %% ../nbs/00_config.ipynb #a69df6b4
+def without_launcher(
+    environment=os.environ, # Of a process that may be one of several
+) -> dict[str, str]:        # For a program that it starts
+    "An environment without the notes of a launcher: whoever is started with it is alone."
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT")
+    families = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_", "MV2_COMM_WORLD_", "TORCHELASTIC_", "ACCELERATE_")
+    return {k: v for k, v in environment.items() if k not in names and not k.startswith(families)}
 
 # %% ../nbs/00_config.ipynb #171f9b88
 def progress(

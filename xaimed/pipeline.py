@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, claim, list_configs, load_options, make_room, plain,
-                           read_json, resolve_device, shared_folders, stage_dir, stage_state, unknown)
+                           read_json, resolve_device, shared_folders, stage_dir, stage_state, unknown, without_launcher)
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
 _KEEP_ALL_OUTPUT = """
@@ -33,6 +33,7 @@ def own_kernel(
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=argv, env=dict(env or {}), language="python", display_name="python3")
+        async def start_kernel(self, **how): await super().start_kernel(**{"env": without_launcher(), **how})  # a kernel is no member of a team
 
     return OwnKernel
 
@@ -273,7 +274,7 @@ def hold_run(
     options:Options, # The run
 ) -> contextlib.AbstractContextManager:
     "Keep a run to this process; while another one works on it, say which one and stop."
-    path = stage_dir(options, STAGES[0]).with_name(f".{options.run}.pipeline.lock")
+    path = stage_dir(options, STAGES[0]).with_name(f".~{options.run}.pipeline.lock")  # no run's name has a ~: it is no stage's lock
     make_room(path)
     return claim(path, f"run {options.run!r}", wait=False)
 

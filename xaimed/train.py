@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from . import plots
 from .checkpoint import load_checkpoint, model_from_checkpoint, restore_training, save_checkpoint, training_state
-from .config import Options, TrainOptions, XaimedError, atomic_write, launched, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stage_state, stages_under_way, unknown
+from .config import Options, TrainOptions, XaimedError, atomic_write, launched, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stages_under_way, unknown
 from .data import DatasetSpec, augment_batch, build_loaders, run_data
 from .models import eval_mode, input_size, model_from_options, resolve_stem, run_models, spec_from_card, transforms_for
 from .trust import accuracy, auc, predict_labels, probabilities
@@ -262,17 +262,17 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x:Tensor) -> Tensor:
         if not self.training: return super().forward(x)
         v = x.float()
-        n = x.numel() / x.shape[1]
-        sums = _SumOverProcesses.apply(torch.cat([v.sum((0, 2, 3)), v.pow(2).sum((0, 2, 3)), v.new_full((1,), n)]))
-        first, second, total = sums[:x.shape[1]], sums[x.shape[1]:-1], sums[-1]
-        mean = first / total
-        var = second / total - mean.pow(2)
+        sums = _SumOverProcesses.apply(torch.cat([v.sum((0, 2, 3)), v.new_full((1,), x.numel() / x.shape[1])]))
+        total = sums[-1]
+        mean = sums[:-1] / total
+        away = v - mean.view(1, -1, 1, 1)  # the mean first: E[x^2] - E[x]^2 loses all digits where the mean is large
+        var = _SumOverProcesses.apply(away.pow(2).sum((0, 2, 3))) / total
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * total / (total - 1), self.momentum)
             self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(var + self.eps)
-        return (v * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)).to(x.dtype)
+        return (away * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 def share_batch_norm(
     model:nn.Module,        # Changed in place; its state dict keeps its names
@@ -293,7 +293,9 @@ def join_team(
     except ImportError: raise XaimedError(f"this training was launched as {launched()[1]} processes, which needs accelerate: pip install 'xaimed[distributed]', or start it without a launcher") from None
     settings = [InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # the others wait while the first makes the data stage
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no", kwargs_handlers=settings)
-    return Team(accelerator.process_index, accelerator.num_processes, accelerator)
+    met = accelerator.process_index, accelerator.num_processes
+    if met != launched(): raise XaimedError(f"the launcher's variables say process {launched()[0]} of {launched()[1]}, but the processes met as {met[0]} of {met[1]}: start the training with torchrun or accelerate launch, or without such variables (RANK, OMPI_COMM_WORLD_RANK, PMI_RANK)")
+    return Team(*met, accelerator)
 
 # %% ../nbs/02_train.ipynb #e73ebc0d
 class Diverged(XaimedError):
@@ -480,12 +482,16 @@ def write_epoch(
 def read_last(
     folder:Path,     # Of a training that was stopped
     select:str,      # As in `is_better`
+    setting:dict|None=None, # Where and how the training goes on; another one cannot go on from there. Not compared when None
 ) -> dict|None:      # Its last finished epoch; None when there is nothing to go on from
     "What a stopped training left, made whole, or None with a line in the log that says why."
     if not (folder / "last.pt").exists(): return None
     try:
         last = load_checkpoint(folder / "last.pt")
         if "training" not in last: raise ValueError("last.pt holds no state of a training")
+        was = last["training"].get("setting", {})
+        other = [f"{k} was {was.get(k)} and is now {v}" for k, v in (setting or {}).items() if was.get(k) != v]
+        if other: raise ValueError(", ".join(other))
         best = best_of(last["training"]["history"], select)
         if best["epoch"] == last["epoch"]: save_checkpoint(folder / "best.pt", {k: v for k, v in last.items() if k != "training"})
         elif load_checkpoint(folder / "best.pt")["epoch"] != best["epoch"]: raise ValueError(f"best.pt is not of epoch {best['epoch']}")
@@ -522,9 +528,10 @@ def fit(
     optimizer = make_optimizer(model, recipe)
     parts = {"optimizer": optimizer, "scheduler": make_schedule(optimizer, recipe, epochs=epochs, steps_per_epoch=steps), "scaler": make_scaler(precision, device)}
     forward = net = model if team.size == 1 else team.accelerator.prepare_model(model)
-    if resolve_compile(compile, device, epochs * steps): forward = torch.compile(net, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    setting = {"device": device.type, "precision": resolve_precision(precision, device), "compiled": resolve_compile(compile, device, epochs * steps), "processes": team.size}
+    if setting["compiled"]: forward = torch.compile(net, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
     smooth, plain = make_loss(task, recipe.label_smoothing), make_loss(task)
-    last = team.same(read_last(folder, recipe.select) if resume and team.rank == 0 else None)
+    last = team.same(read_last(folder, recipe.select, setting) if resume and team.rank == 0 else None)
     history = restore_training(last, model, parts, generators, device) if last else []
     with progress(total=epochs * steps, desc="train") as bar:
         bar.update(len(history) * steps)
@@ -539,7 +546,7 @@ def fit(
             history.append(dict(zip(COLUMNS, (epoch, seen["lr"], seen["loss"], seen["accuracy"], val["loss"], val["accuracy"], val["auc"], time.perf_counter() - started))))
             if team.rank == 0:
                 checkpoint = {**about, "epoch": epoch, "metrics": history[-1], "state_dict": {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}}
-                write_epoch(folder, checkpoint, training_state(parts, history, generators, device), recipe.select)
+                write_epoch(folder, checkpoint, {**training_state(parts, history, generators, device), "setting": setting}, recipe.select)
             bar.set_postfix(epoch=epoch, val_loss=f"{val['loss']:.3f}", val_auc=f"{val['auc']:.3f}")
     return history
 
@@ -591,13 +598,30 @@ def run_training(
     wait:bool=True,   # Wait for another process that trains this run; else that is an error
 ) -> Path:           # The stage's folder
     "Train the run's model by its recipe: best.pt, last.pt, history.csv, curves.png. What a killed training left is gone on with."
-    device = resolve_device(options.device)
     recipe_for(options.train)
-    if launched()[0] > 0:  # not the first of several processes: it decides, makes what comes before, and writes
-        if force or not stage_state(options, "train")[0]: train_run(options, stage_dir(options, "train"), join_team(device))
-        return stage_dir(options, "train")
-    run_models(options)
-    return run_stage(options, "train", lambda folder: train_run(options, folder, join_team(device)), force=force, resume=True, wait=wait)
+    team = join_team(resolve_device(options.device))
+    if team.rank > 0: return _follow(options, team)
+    said = []
+    def say(word:str) -> None:  # once: "train", "kept", or what went wrong before either
+        if not said: said.append(team.same(word))
+    def make(folder:Path) -> dict:
+        say("train")
+        return train_run(options, folder, team)
+    try:
+        run_models(options)
+        folder = run_stage(options, "train", make, force=force, resume=True, wait=wait)
+        say("kept")
+    except Exception as e:
+        say(f"{type(e).__name__}: {e}")
+        raise
+    return folder
+
+def _follow(options:Options, team:Team) -> Path:
+    "Not the first of several processes: that one alone decides, makes what comes before, and writes."
+    word = team.same(None)
+    if word == "train": train_run(options, stage_dir(options, "train"), team)
+    elif word != "kept": raise XaimedError(f"the first process stopped before the training: {word}")
+    return stage_dir(options, "train")
 
 # %% ../nbs/02_train.ipynb #6ffa1c89
 def load_trained_model(
