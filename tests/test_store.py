@@ -174,6 +174,42 @@ def test_a_changed_file_is_read_anew_and_the_old_entry_goes(made, cache):
     assert right(made, arrays(seed=1)) and len(entries(cache)) == 1 and entries(cache) != old
 
 
+def swapped(made, way):
+    "Other content of the same length and time, written over the file or put in its place."
+    kept, other = made.stat(), made.with_name("other.npz")
+    np.savez(other, **arrays(seed=1))                                  # not packed, so of the same length
+    blob, changed = made.read_bytes(), other.read_bytes()
+    if way == "written over": made.write_bytes(changed)
+    else: os.replace(other, made)
+    os.utime(made, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert (made.stat().st_size, made.stat().st_mtime_ns) == (kept.st_size, kept.st_mtime_ns) and changed != blob
+    return changed
+
+
+@pytest.mark.parametrize("way", ("written over", "put in its place"))
+def test_a_file_changed_with_size_and_time_kept_is_read_anew(tmp_path, cache, way):
+    made = tmp_path / "mine.npz"
+    np.savez(made, **arrays())
+    old = D.md5_of(made)
+    assert right(made) and len(entries(cache)) == 1
+    changed = swapped(made, way)
+    assert D.md5_of(made) == hashlib.md5(changed).hexdigest() != old
+    assert right(made, arrays(1)) and len(entries(cache)) == 1
+    with pytest.raises(D.DataError, match="is not the published file"): D.check_md5(made, old)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs modes")
+def test_what_only_seems_changed_costs_one_more_unpacking(made, cache, tmp_path, monkeypatch):
+    unpack, calls = S._unpack, []
+    monkeypatch.setattr(S, "_unpack", lambda *a: calls.append(1) or unpack(*a))
+    assert right(made) and right(made) and len(calls) == 1
+    made.chmod(0o444), made.parent.chmod(0o555)                       # as on a read-only disk
+    try: assert right(made) and right(made) and len(calls) == 2 and len(entries(cache)) == 1
+    finally: made.parent.chmod(0o755)
+    shutil.copy2(made, tmp_path / "copy.npz"), os.replace(tmp_path / "copy.npz", made)
+    assert right(made) and right(made) and len(calls) == 3 and len(entries(cache)) == 1
+
+
 def test_the_entry_of_a_file_that_is_gone_goes(made, cache, tmp_path):
     assert right(made)
     np.savez(tmp_path / "other.npz", **arrays(2))
@@ -403,4 +439,4 @@ def test_put_in_place(tmp_path):
 def test_the_index_is_plain_json(made, cache):
     assert right(made)
     index = json.loads((cache / entries(cache)[0] / "index.json").read_text())
-    assert index["source"] == {"path": str(made), "size": made.stat().st_size, "mtime_ns": made.stat().st_mtime_ns} and set(index["arrays"]) == set(arrays())
+    assert index["source"] == {"path": str(made), "size": made.stat().st_size, "mtime_ns": made.stat().st_mtime_ns, "ctime_ns": made.stat().st_ctime_ns, "inode": made.stat().st_ino} and set(index["arrays"]) == set(arrays())

@@ -133,11 +133,16 @@ def _identity(path:Path) -> dict:
     "What tells one file from another, and from itself after a change."
     real = Path(path).resolve()
     found = real.stat()
-    return {"path": str(real), "size": found.st_size, "mtime_ns": found.st_mtime_ns}
+    # size and time can be set back by whoever writes the file; the time of the last change (ctime) and the inode only by the system
+    return {"path": str(real), "size": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
+
+def _state(identity:dict) -> str:
+    "All of an identity but the place."
+    return "|".join(str(identity[k]) for k in ("size", "mtime_ns", "ctime_ns", "inode"))
 
 def _entry_name(identity:dict) -> tuple:
     "(name for the place, name for the place and its present content)."
-    place, state = (hashlib.sha256(text.encode()).hexdigest()[:n] for text, n in ((identity["path"], 20), (f"{identity['size']}|{identity['mtime_ns']}", 12)))
+    place, state = (hashlib.sha256(text.encode()).hexdigest()[:n] for text, n in ((identity["path"], 20), (_state(identity), 12)))
     return place, f"{place}-{state}"
 
 # %% ../nbs/00_store.ipynb #c0dc426c
@@ -278,11 +283,11 @@ def array_headers(
 
 # %% ../nbs/00_store.ipynb #9ad9ef69
 @lru_cache(maxsize=64)
-def _md5_once(path:str, n_bytes:int, mtime:int) -> str:
+def _md5_once(path:str, state:str) -> str:
     note = None
-    if n_bytes > SMALL:
+    if int(state.split("|")[0]) > SMALL:
         with contextlib.suppress(_NotKept, OSError):
-            note = _store(make=True) / f"md5-{hashlib.sha256(f'{path}|{n_bytes}|{mtime}'.encode()).hexdigest()[:24]}"
+            note = _store(make=True) / f"md5-{hashlib.sha256(f'{path}|{state}'.encode()).hexdigest()[:24]}"
             if note.is_file() and not note.is_symlink() and re.fullmatch("[0-9a-f]{32}", text := note.read_text(encoding="ascii", errors="replace")): return text
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as f:
@@ -294,7 +299,7 @@ def _md5_once(path:str, n_bytes:int, mtime:int) -> str:
 def md5_of(
     path:Path,     # A file
 ) -> str:          # 32 hex digits
-    "MD5 of a file; computed once as long as path, size and time stay the same."
-    found = Path(path).stat()
-    if not stat.S_ISREG(found.st_mode): raise DataError(f"{path} is not a file, expected an .npz")
-    return _md5_once(str(Path(path).resolve()), found.st_size, found.st_mtime_ns)
+    "MD5 of a file; computed once as long as path, size, times and inode stay the same."
+    if not stat.S_ISREG(Path(path).stat().st_mode): raise DataError(f"{path} is not a file, expected an .npz")
+    identity = _identity(path)
+    return _md5_once(identity["path"], _state(identity))
