@@ -1,4 +1,5 @@
 "Hostile and broken data files, and servers that misbehave: a clear error or the right arrays, nothing written, nothing hanging."
+import errno
 import hashlib
 import io
 import json
@@ -129,6 +130,49 @@ def test_a_password(tmp_path, way):
         blob = bytes(whole)
     path.write_bytes(blob)
     refused(path, "not a whole .npz|encrypted|password")
+
+
+MACHINE = [(MemoryError("Unable to allocate 13 GiB"), "the memory ran out.*smaller images"), (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*let this user read"),
+           (PermissionError(errno.EPERM, "Operation not permitted"), "not permitted.*let this user read"), (OSError(errno.EIO, "Input/output error"), "Input/output error.*check the disk"),
+           (OSError(errno.ESTALE, "Stale file handle"), "Stale.*check the disk"), (OSError(errno.EMFILE, "Too many open files"), "Too many open files.*ulimit")]
+
+
+@pytest.mark.parametrize("where", ("opening", "header", "values"))
+@pytest.mark.parametrize("error,words", MACHINE, ids=lambda v: getattr(v, "errno", None) and errno.errorcode[v.errno])
+def test_what_the_machine_refuses_is_not_blamed_on_the_file(tmp_path, way, monkeypatch, where, error, words):
+    path = zipped(tmp_path / "mine.npz", parts())
+    def fail(*a, **k): raise error
+    if where == "opening": monkeypatch.setattr(zipfile, "ZipFile", fail)
+    elif where == "header": monkeypatch.setattr(S, "_read_header", fail)
+    else:
+        monkeypatch.setattr(np.lib.format, "read_array", fail)                             # as a small file
+        monkeypatch.setattr(S, "_copy", lambda path, *a: S._read_block(path, type("", (), {"read": fail})))   # as a large one
+    with pytest.raises(D.DataError, match=f"mine.npz could not be read: .*{words}") as e: D.load_medmnist_dataset(path, "train")
+    assert "may well be whole" in str(e.value) and not any(w in str(e.value) for w in ("delete", "fetch", "not a whole"))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="the superuser may read everything")
+def test_a_file_that_may_not_be_read(tmp_path, way):
+    path = zipped(tmp_path / "mine.npz", parts())
+    path.chmod(0)
+    with pytest.raises((D.DataError, PermissionError), match="mine.npz") as e: use(path)
+    assert "delete" not in str(e.value)
+
+
+@pytest.mark.parametrize("error,words", MACHINE[:4], ids=("memory", "access", "not permitted", "disk"))
+def test_an_image_that_the_machine_refuses_is_not_to_be_replaced(tmp_path, monkeypatch, error, words):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    def fail(*a, **k): raise error
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(D.DataError, match=f"a.png could not be read: .*{words}") as e: D.read_image(tmp_path / "a.png", 8, 1)
+    assert "replace it" not in str(e.value)
+    (tmp_path / "a.png").write_bytes(b"noise")
+    with pytest.raises(D.DataError, match="a.png cannot be read as an image.*replace it"): D.read_image(tmp_path / "a.png", 8, 1)
+
+
+def test_a_zip_that_points_before_its_start_is_broken(tmp_path):
+    assert S.machine_fault(tmp_path, OSError(errno.EINVAL, "Invalid argument")) is None and S.machine_fault(tmp_path, zlib.error("x")) is None and S.machine_fault(tmp_path, OSError("x")) is None
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, way):

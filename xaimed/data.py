@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, write_json
-from .store import DataError, array_headers, md5_of, put_in_place, read_array, user_cache
+from .store import DataError, array_headers, machine_fault, md5_of, put_in_place, read_array, user_cache
 from .synthetic import write_synthetic
 
 # %% ../nbs/00_data.ipynb #15852fe8
@@ -473,7 +473,7 @@ def read_image(
             return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
     except DataError: raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, MemoryError) as e:
-        raise DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
+        raise machine_fault(path, e) or DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
 
 def _folder_channels(files) -> int:
     "1 when every file's header says gray, else 3."
