@@ -132,6 +132,32 @@ def test_a_password(tmp_path, way):
     refused(path, "not a whole .npz|encrypted|password")
 
 
+@pytest.mark.parametrize("n", (64, 65, 4000))
+def test_a_zip_of_many_entries_is_refused(tmp_path, way, n):
+    extra = [(f"extra_{i}.npy", npy(np.zeros(1))) for i in range(n - 6)]
+    path = zipped(tmp_path / "mine.npz", [*parts(), *extra])
+    if n == S.MOST_ENTRIES: assert len(S.array_headers(path)) == n and len(use(path)[1]) == 3
+    else: refused(path, f"mine.npz holds {n} entries, expected at most 64.*as one array")
+
+
+@pytest.mark.parametrize("names", (("a.npy", "A.npy"), ("train_images.NPY",), ("readme", "README")))
+def test_names_that_differ_in_case_only_are_one_place_on_some_disks(tmp_path, way, names):
+    refused(zipped(tmp_path / "mine.npz", [*parts(), *((n, npy(np.zeros(3))) for n in names)]), "twice: which one is meant")
+
+
+def test_each_name_is_looked_at_once(tmp_path, monkeypatch):
+    "The work grows with the number of entries, not with its square."
+    class Counted(str):
+        n = 0
+        def lower(self):
+            Counted.n += 1
+            return str(self).casefold()
+        def __getitem__(self, where): return Counted(str(self)[where])
+    monkeypatch.setattr(S, "MOST_ENTRIES", 10**6)
+    entries = [type("Info", (), {"filename": Counted(f"extra_{i}.npy")})() for i in range(500)]
+    assert len(S._members(tmp_path, type("Zip", (), {"infolist": lambda self: entries})())) == 500 and Counted.n <= 1000
+
+
 MACHINE = [(MemoryError("Unable to allocate 13 GiB"), "the memory ran out.*smaller images"), (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*let this user read"),
            (PermissionError(errno.EPERM, "Operation not permitted"), "not permitted.*let this user read"), (OSError(errno.EIO, "Input/output error"), "Input/output error.*check the disk"),
            (OSError(errno.ESTALE, "Stale file handle"), "Stale.*check the disk"), (OSError(errno.EMFILE, "Too many open files"), "Too many open files.*ulimit")]
