@@ -448,6 +448,37 @@ def test_loader_workers_give_the_same_batches(tmp_path):
     assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(one, two)) and len(one) == len(two) == 4
 
 
+def epochs_of(path, num_workers, *, n=3, state=None, seed=3):
+    "Labels and images of n epochs, and the state of the order's generator after each."
+    loader = D.build_medmnist_dataloaders(path, batch_size=5, seed=seed, num_workers=num_workers)["train"]
+    if state is not None: loader.generator.set_state(state)
+    found = []
+    for _ in range(n):
+        x, y = (torch.cat(part) for part in zip(*loader))
+        found.append((x, y, loader.generator.get_state()))
+    return found
+
+
+def test_every_epoch_has_the_same_order_with_any_number_of_workers_and_goes_on_from_its_state(tmp_path):
+    path = save(tmp_path / "mine.npz", make_arrays("bloodmnist"))
+    torch.manual_seed(0)
+    alone, one, two = (epochs_of(path, w) for w in (0, 1, 2))
+    for other in (one, two):
+        for a, b in zip(alone, other): assert all(map(torch.equal, a, b))
+    assert not any(torch.equal(a[0], b[0]) for a, b in ((alone[0], alone[1]), (alone[1], alone[2])))     # three different orders
+    for w in (0, 1):
+        again = epochs_of(path, w, n=2, state=one[0][2], seed=99)                                         # resumed after the first epoch
+        for a, b in zip(again, alone[1:]): assert all(map(torch.equal, a, b))
+
+
+@pytest.mark.parametrize("num_workers", (0, 1))
+def test_an_epoch_that_is_left_early_has_drawn_what_a_whole_one_draws(tmp_path, num_workers):
+    path = save(tmp_path / "mine.npz", make_arrays("bloodmnist"))
+    loader = D.build_medmnist_dataloaders(path, batch_size=1, seed=3, num_workers=num_workers)["train"]
+    assert len(loader) > 8 and len(next(iter(loader))[0]) == 1
+    assert torch.equal(loader.generator.get_state(), epochs_of(path, 0, n=1)[0][2])
+
+
 def test_augmentation_is_drawn_per_image_and_by_seed_alone():
     one = torch.rand((1, 3, 20, 20), generator=torch.Generator().manual_seed(0)) * 2 - 1
     def drawn(seed): return D.augment_batch(one.repeat(16, 1, 1, 1), flips="all", generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,5 @@
 "Hostile and broken data files, and servers that misbehave: a clear error or the right arrays, nothing written, nothing hanging."
+import errno
 import hashlib
 import io
 import json
@@ -129,6 +130,75 @@ def test_a_password(tmp_path, way):
         blob = bytes(whole)
     path.write_bytes(blob)
     refused(path, "not a whole .npz|encrypted|password")
+
+
+@pytest.mark.parametrize("n", (64, 65, 4000))
+def test_a_zip_of_many_entries_is_refused(tmp_path, way, n):
+    extra = [(f"extra_{i}.npy", npy(np.zeros(1))) for i in range(n - 6)]
+    path = zipped(tmp_path / "mine.npz", [*parts(), *extra])
+    if n == S.MOST_ENTRIES: assert len(S.array_headers(path)) == n and len(use(path)[1]) == 3
+    else: refused(path, f"mine.npz holds {n} entries, expected at most 64.*as one array")
+
+
+@pytest.mark.parametrize("names", (("a.npy", "A.npy"), ("train_images.NPY",), ("readme", "README")))
+def test_names_that_differ_in_case_only_are_one_place_on_some_disks(tmp_path, way, names):
+    refused(zipped(tmp_path / "mine.npz", [*parts(), *((n, npy(np.zeros(3))) for n in names)]), "twice: which one is meant")
+
+
+def test_each_name_is_looked_at_once(tmp_path, monkeypatch):
+    "The work grows with the number of entries, not with its square."
+    class Counted(str):
+        n = 0
+        def lower(self):
+            Counted.n += 1
+            return str(self).casefold()
+        def __getitem__(self, where): return Counted(str(self)[where])
+    monkeypatch.setattr(S, "MOST_ENTRIES", 10**6)
+    entries = [type("Info", (), {"filename": Counted(f"extra_{i}.npy")})() for i in range(500)]
+    assert len(S._members(tmp_path, type("Zip", (), {"infolist": lambda self: entries})())) == 500 and Counted.n <= 1000
+
+
+MACHINE = [(MemoryError("Unable to allocate 13 GiB"), "the memory ran out.*smaller images"), (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*let this user read"),
+           (PermissionError(errno.EPERM, "Operation not permitted"), "not permitted.*let this user read"), (OSError(errno.EIO, "Input/output error"), "Input/output error.*check the disk"),
+           (OSError(errno.ESTALE, "Stale file handle"), "Stale.*check the disk"), (OSError(errno.EMFILE, "Too many open files"), "Too many open files.*ulimit")]
+
+
+@pytest.mark.parametrize("where", ("opening", "header", "values"))
+@pytest.mark.parametrize("error,words", MACHINE, ids=lambda v: getattr(v, "errno", None) and errno.errorcode[v.errno])
+def test_what_the_machine_refuses_is_not_blamed_on_the_file(tmp_path, way, monkeypatch, where, error, words):
+    path = zipped(tmp_path / "mine.npz", parts())
+    def fail(*a, **k): raise error
+    if where == "opening": monkeypatch.setattr(zipfile, "ZipFile", fail)
+    elif where == "header": monkeypatch.setattr(S, "_read_header", fail)
+    else:
+        monkeypatch.setattr(np.lib.format, "read_array", fail)                             # as a small file
+        monkeypatch.setattr(S, "_copy", lambda path, *a: S._read_block(path, type("", (), {"read": fail})))   # as a large one
+    with pytest.raises(D.DataError, match=f"mine.npz could not be read: .*{words}") as e: D.load_medmnist_dataset(path, "train")
+    assert "may well be whole" in str(e.value) and not any(w in str(e.value) for w in ("delete", "fetch", "not a whole"))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="the superuser may read everything")
+def test_a_file_that_may_not_be_read(tmp_path, way):
+    path = zipped(tmp_path / "mine.npz", parts())
+    path.chmod(0)
+    with pytest.raises((D.DataError, PermissionError), match="mine.npz") as e: use(path)
+    assert "delete" not in str(e.value)
+
+
+@pytest.mark.parametrize("error,words", MACHINE[:4], ids=("memory", "access", "not permitted", "disk"))
+def test_an_image_that_the_machine_refuses_is_not_to_be_replaced(tmp_path, monkeypatch, error, words):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    def fail(*a, **k): raise error
+    monkeypatch.setattr(Image.Image, "convert", fail)
+    with pytest.raises(D.DataError, match=f"a.png could not be read: .*{words}") as e: D.read_image(tmp_path / "a.png", 8, 1)
+    assert "replace it" not in str(e.value)
+    (tmp_path / "a.png").write_bytes(b"noise")
+    with pytest.raises(D.DataError, match="a.png cannot be read as an image.*replace it"): D.read_image(tmp_path / "a.png", 8, 1)
+
+
+def test_a_zip_that_points_before_its_start_is_broken(tmp_path):
+    assert S.machine_fault(tmp_path, OSError(errno.EINVAL, "Invalid argument")) is None and S.machine_fault(tmp_path, zlib.error("x")) is None and S.machine_fault(tmp_path, OSError("x")) is None
 
 
 def test_a_pipe_is_not_waited_for(tmp_path, way):

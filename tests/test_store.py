@@ -174,11 +174,128 @@ def test_a_changed_file_is_read_anew_and_the_old_entry_goes(made, cache):
     assert right(made, arrays(seed=1)) and len(entries(cache)) == 1 and entries(cache) != old
 
 
+def swapped(made, way):
+    "Other content of the same length and time, written over the file or put in its place."
+    kept, other = made.stat(), made.with_name("other.npz")
+    np.savez(other, **arrays(seed=1))                                  # not packed, so of the same length
+    blob, changed = made.read_bytes(), other.read_bytes()
+    if way == "written over": made.write_bytes(changed)
+    else: os.replace(other, made)
+    os.utime(made, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert (made.stat().st_size, made.stat().st_mtime_ns) == (kept.st_size, kept.st_mtime_ns) and changed != blob
+    return changed
+
+
+@pytest.mark.parametrize("way", ("written over", "put in its place"))
+def test_a_file_changed_with_size_and_time_kept_is_read_anew(tmp_path, cache, way):
+    made = tmp_path / "mine.npz"
+    np.savez(made, **arrays())
+    old = D.md5_of(made)
+    assert right(made) and len(entries(cache)) == 1
+    changed = swapped(made, way)
+    assert D.md5_of(made) == hashlib.md5(changed).hexdigest() != old
+    assert right(made, arrays(1)) and len(entries(cache)) == 1
+    with pytest.raises(D.DataError, match="is not the published file"): D.check_md5(made, old)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs modes")
+def test_what_only_seems_changed_costs_one_more_unpacking(made, cache, tmp_path, monkeypatch):
+    unpack, calls = S._unpack, []
+    monkeypatch.setattr(S, "_unpack", lambda *a: calls.append(1) or unpack(*a))
+    assert right(made) and right(made) and len(calls) == 1
+    made.chmod(0o444), made.parent.chmod(0o555)                       # as on a read-only disk
+    try: assert right(made) and right(made) and len(calls) == 2 and len(entries(cache)) == 1
+    finally: made.parent.chmod(0o755)
+    shutil.copy2(made, tmp_path / "copy.npz"), os.replace(tmp_path / "copy.npz", made)
+    assert right(made) and right(made) and len(calls) == 3 and len(entries(cache)) == 1
+
+
 def test_the_entry_of_a_file_that_is_gone_goes(made, cache, tmp_path):
     assert right(made)
     np.savez(tmp_path / "other.npz", **arrays(2))
     made.unlink()
     assert right(tmp_path / "other.npz", arrays(2)) and len(entries(cache)) == 1
+
+
+def another(folder, name="another.npz"):
+    "Something new is unpacked: the occasion to tidy."
+    np.savez(folder / name, **arrays(5))
+    assert right(folder / name, arrays(5))
+    return S._entry_name(S._identity(folder / name))
+
+
+def names(cache): return {p.name for p in cache.iterdir()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_what_a_killed_process_left_of_a_file_that_is_gone_goes(made, cache, tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, str(made)]).returncode == -signal.SIGKILL
+    place = S._entry_name(S._identity(made))[0]
+    assert {n[:22] for n in names(cache)} == {f".{place}~", f".{place}."}
+    made.rename(tmp_path / "moved.npz")
+    new = another(tmp_path)
+    assert names(cache) == {new[1], f".{new[0]}.lock"}
+
+
+def test_what_another_process_is_working_on_stays(made, cache, tmp_path):
+    place, name = S._entry_name(S._identity(made))
+    assert right(made)
+    work = cache / f".{place}~abc"
+    work.mkdir()
+    made.rename(tmp_path / "moved.npz")
+    with S.FileLock(cache / f".{place}.lock"):
+        one = another(tmp_path, "one.npz")
+        assert names(cache) == {name, work.name, f".{place}.lock", one[1], f".{one[0]}.lock"}
+    two = another(tmp_path, "two.npz")
+    assert names(cache) == {one[1], f".{one[0]}.lock", two[1], f".{two[0]}.lock"}
+
+
+@pytest.mark.parametrize("days,opened,stays", ((59, False, True), (61, False, False), (61, True, True)))
+def test_what_nobody_opened_for_long_goes(made, cache, tmp_path, days, opened, stays):
+    assert right(made)
+    place, name = S._entry_name(S._identity(made))
+    long_ago = S.time.time() - days * 86400
+    os.utime(cache / name / "index.json", (long_ago, long_ago))
+    if opened: assert right(made)
+    new = another(tmp_path)
+    assert names(cache) == {new[1], f".{new[0]}.lock"} | ({name, f".{place}.lock"} if stays else set())
+    assert right(made)
+
+
+def test_an_entry_that_cannot_be_read_goes_when_it_is_old(cache, tmp_path):
+    another(tmp_path, "first.npz")
+    for name, age in (("young", 1), ("old", 61)):
+        entry = cache / f"{hashlib.sha256(name.encode()).hexdigest()[:20]}-{name}"
+        entry.mkdir()
+        if name == "young": (entry / "index.json").write_text("[")
+        os.utime(entry, (S.time.time() - age * 86400,) * 2)
+    another(tmp_path, "second.npz")
+    assert [n.split("-")[1] for n in entries(cache) if n.endswith(("young", "old"))] == ["young"]
+
+
+def test_check_sums_of_files_that_are_gone_or_changed_go(made, cache, tmp_path):
+    gone, changed = tmp_path / "gone.npz", tmp_path / "changed.npz"
+    for path in (gone, changed): np.savez(path, **arrays(2)), D.md5_of(path)
+    assert right(made) and D.md5_of(made)
+    other = tmp_path / "precious"
+    other.write_text("kept")
+    (cache / "md5-link").symlink_to(other), (cache / ("md5-" + "0" * 24)).write_text("0" * 32), (cache / "notes.txt").write_text("mine")   # a link, a note of before, something else
+    for name, age in ((".0123abcd-md5-x", 2), (".4567abcd-md5-y", 0)):                                       # notes of processes that were killed, or are writing
+        (cache / name).write_text("")
+        os.utime(cache / name, (S.time.time() - age * 86400,) * 2)
+    gone.unlink(), os.utime(changed, ns=(7, 7))
+    place, name = S._entry_name(S._identity(made))
+    new = D.md5_of(changed)
+    assert names(cache) == {name, f".{place}.lock", "notes.txt", ".4567abcd-md5-y", *(S._note_name(i["path"], S._state(i)) for i in map(S._identity, (made, changed)))}
+    assert other.read_text() == "kept" and new == hashlib.md5(changed.read_bytes()).hexdigest()
+
+
+def test_a_cache_that_is_deleted_is_made_again(made, cache):
+    open_here = S.read_array(made, "train_images")
+    D.md5_of(made), shutil.rmtree(cache.parent)
+    S._md5_once.cache_clear()
+    assert D.md5_of(made) == hashlib.md5(made.read_bytes()).hexdigest() and right(made)
+    if os.name != "nt": assert np.array_equal(open_here, arrays()["train_images"])
 
 
 def test_the_same_content_in_two_places_has_two_entries(made, cache, tmp_path):
@@ -386,7 +503,7 @@ def test_the_md5_of_a_large_file_is_noted(made, cache, monkeypatch):
     assert D.md5_of(made) == right_one
 
 
-@pytest.mark.parametrize("text", ("", "0" * 31, "<script>", "\xff" * 32))
+@pytest.mark.parametrize("text", ("", "0" * 31, "0" * 32, "<script>", "\xff" * 32, '{"md5": "0"}', '{"md5": 1, "path": "x"}', '{"md5": "' + "0" * 32 + '"}'))
 def test_a_note_that_is_no_md5_is_not_believed(made, cache, text):
     right_one = D.md5_of(made)
     next(cache.glob("md5-*")).write_text(text, encoding="latin-1")
@@ -403,4 +520,4 @@ def test_put_in_place(tmp_path):
 def test_the_index_is_plain_json(made, cache):
     assert right(made)
     index = json.loads((cache / entries(cache)[0] / "index.json").read_text())
-    assert index["source"] == {"path": str(made), "size": made.stat().st_size, "mtime_ns": made.stat().st_mtime_ns} and set(index["arrays"]) == set(arrays())
+    assert index["source"] == {"path": str(made), "size": made.stat().st_size, "mtime_ns": made.stat().st_mtime_ns, "ctime_ns": made.stat().st_ctime_ns, "inode": made.stat().st_ino} and set(index["arrays"]) == set(arrays())

@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, write_json
-from .store import DataError, array_headers, md5_of, put_in_place, read_array, user_cache
+from .store import DataError, array_headers, machine_fault, md5_of, put_in_place, read_array, user_cache
 from .synthetic import write_synthetic
 
 # %% ../nbs/00_data.ipynb #15852fe8
@@ -473,7 +473,7 @@ def read_image(
             return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
     except DataError: raise
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, MemoryError) as e:
-        raise DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
+        raise machine_fault(path, e) or DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
 
 def _folder_channels(files) -> int:
     "1 when every file's header says gray, else 3."
@@ -855,18 +855,24 @@ def to_device_async(x:Tensor, device) -> Tensor:
 # %% ../nbs/00_data.ipynb #9582a1fc
 def _as_is(batch): return batch
 
+class _WholeOrder(RandomSampler):
+    "A random order that is drawn whole at the start: torch's own draws a last time after the last image, so an epoch that is left early would leave another state."
+    def __iter__(self): return iter(list(super().__iter__()))
+
 class BatchLoader(DataLoader):
     "A DataLoader over an `ImageDataset`; without worker processes a batch is one gather and one transform, on the device."
     def __init__(self, dataset:ImageDataset, *, batch_size:int, shuffle:bool, seed:int, device:torch.device, num_workers:int):
-        self.device = device
-        super().__init__(dataset, batch_size, shuffle=shuffle, generator=torch.Generator().manual_seed(seed), collate_fn=_as_is, num_workers=num_workers,
+        self.device, generator = device, torch.Generator().manual_seed(seed)
+        super().__init__(dataset, batch_size, sampler=_WholeOrder(dataset, generator=generator) if shuffle else None, generator=generator, collate_fn=_as_is, num_workers=num_workers,
                          pin_memory=device.type == "cuda" and num_workers > 0, persistent_workers=num_workers > 0)
 
-    def __iter__(self): return super().__iter__() if self.num_workers else self._batches()
+    def __iter__(self):
+        # torch draws the workers' seed when they start, and they live on: where none start, it is drawn here
+        starts = self.num_workers and self._iterator is None
+        if not starts: torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return super().__iter__() if self.num_workers else self._batches(torch.tensor(list(self.sampler)))
 
-    def _batches(self):
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)   # the workers' seed, drawn so that the order is the same without them
-        order = torch.tensor(list(self.sampler))
+    def _batches(self, order):
         for where in order.to(self.dataset.images.device).split(self.batch_size): yield self.dataset.batch(where, self.device)
 
 def make_loader(
