@@ -33,7 +33,7 @@ RESIZED = ((28, "PneumoniaMNIST", 64), (224, "BreastMNIST", 128)) # stored size,
 
 
 def own(name: str, size: int, target: int, folder: Path, batch: int):
-    "What `xaimed train` uses."
+    "What `xaimed train` uses, but for the check of the file: only its form is checked here, where a run also compares the MD5, because that is read once and belongs to no batch."
     data = load_medmnist_dataset(name.lower(), "train", size=size, data_dir=folder, verify="form", transform=build_transforms(target))
     return make_loader(data, batch_size=batch, shuffle=True, seed=0)
 

@@ -99,6 +99,16 @@ def test_any_scheduler_by_its_address(scheduler, stand_ins, tmp_path):
     assert scheduler.scheduler_address and len(scheduler.scheduler.workers) == 2, "a cluster that was there before stays"
 
 
+def test_only_the_row_that_kills_its_worker_fails_on_a_named_scheduler(scheduler, stand_ins, tmp_path, monkeypatch):
+    "Seed 77 takes both workers down, one after the other; their threads, two each, hold no row that could be blamed with it."
+    monkeypatch.setattr(scheduler.scheduler, "allowed_failures", 1)
+    monkeypatch.setitem(dask.config.config["distributed"]["scheduler"], "allowed-failures", 1)
+    write_notebook(tmp_path / "books" / "00_data.ipynb", ONCE + STAGE.format(stage="data"))
+    done = run_batch(["synthetic"], **stand_ins, stages=("data",), scheduler=scheduler.scheduler_address, seeds=(77, 0, 1, 2), overrides={"device": "cpu"})
+    assert [r.status for r in done.rows] == ["failed"] + ["made"] * 3 and "its worker died 2 times" in done.rows[0].error, done.rows
+    assert seeds_tried(tmp_path) == {77: 2, 0: 1, 1: 1, 2: 1}
+
+
 def test_a_folder_that_workers_do_not_share_is_a_row(scheduler, stand_ins):
     distributed = pytest.importorskip("distributed")
     with distributed.Client(scheduler, set_as_default=False) as client:

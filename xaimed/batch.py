@@ -7,7 +7,8 @@ __all__ = ['MEASURES', 'Row', 'batch_rows', 'run_row', 'over_seeds', 'summary_ma
            'visible_gpus', 'run_on_worker', 'Batch', 'run_batch', 'earlier_rows']
 
 # %% ../nbs/06_batch.ipynb #52eef5d4
-import contextlib, csv, io, os, statistics, tempfile, threading, time, traceback, uuid
+import contextlib, csv, io, os, platform, queue, re, statistics, tempfile, threading, time, traceback, uuid
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -92,9 +93,9 @@ def over_seeds(
 
 # %% ../nbs/06_batch.ipynb #d134f4b1
 def _cell(value:Any) -> str:
-    "Write one value of a table; a name from outside ends no cell and is no HTML."
+    "Write one value of a table; a name from outside ends no cell and no line, and is no HTML and no link."
     if value is None: return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("<", "\\<")
+    return f"{value:.3f}" if isinstance(value, float) else re.sub(r"([\\|<\[`])", r"\\\1", " ".join(str(value).split()))
 
 
 def _markdown_table(header:Sequence[str], lines:Iterable[Sequence[Any]]) -> str:
@@ -111,7 +112,7 @@ def summary_markdown(
                            [[r.dataset, r.size, r.seed, r.status, r.auc, r.accuracy, r.ece, None if r.seconds is None else f"{r.seconds:.0f}", r.report, r.error] for r in rows])
     def spread(line, m): return None if line[m] is None else f"{line[m]:.3f}" + ("" if line[f"{m}_sd"] is None else f" ± {line[f'{m}_sd']:.3f}")
     means = _markdown_table(["data set", "size", "n", "AUC", "accuracy", "ECE"], [[l["dataset"], l["size"], l["n"], *(spread(l, m) for m in MEASURES)] for l in over_seeds(rows)])
-    return f"# Batch {name}\n\n{runs}\n\n## Mean ± standard deviation over seeds\n\n{means}\n"
+    return f"# Batch {_cell(name)}\n\n{runs}\n\n## Mean ± standard deviation over seeds\n\n{means}\n"
 
 
 def write_summary(
@@ -158,7 +159,7 @@ def _standing_in(folder:str, environ:Mapping[str,str]) -> Iterator[None]:
     "Work in a folder and with some environment variables; afterwards both are as before."
     here, before = os.getcwd(), dict(os.environ)
     try: os.chdir(folder)
-    except OSError: raise XaimedError(f"the worker on {os.uname().nodename} has no folder {folder}: start the batch in a folder that all workers share") from None
+    except OSError: raise XaimedError(f"the worker on {platform.node()} has no folder {folder}: start the batch in a folder that all workers share") from None
     try:
         os.environ.update(environ)
         yield
@@ -206,26 +207,53 @@ def _needs_gpu(client, device:str) -> bool:
     return device.startswith("cuda") or (device == "auto" and announced)
 
 
+def _workers_now(client, gpu:bool) -> tuple[set[str], list[str]]:
+    "List the workers there are, and those that hold nothing and may take a run."
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    held = client.processing()
+    return set(found), [a for a, w in found.items() if w["status"] == "running" and not held.get(a) and (not gpu or w["resources"].get("GPU"))]
+
+
+def _outcome(row:Row, future) -> Row:
+    "Say what became of a row whose future has ended."
+    try: return future.result()
+    except _need_dask().scheduler.KilledWorker as e: return _took_down(row, e.allowed_failures + 1)
+    except Exception as e: return _no_result(row, e)
+
+
+def _took_down(row:Row, n:int) -> Row: return replace(row, status="failed", error=f"its worker died {n} times while making it; memory may have run out")
+
+
+def _no_result(row:Row, e:Exception) -> Row: return replace(row, status="failed", error=f"the scheduler gave no result ({type(e).__name__}: {' '.join(str(e).split())[:200]})")
+
+# %% ../nbs/06_batch.ipynb #bf105c0e
 def _side_by_side(rows:Sequence[Row], kwargs:dict, scheduler:str, workers:Mapping[int,dict], device:str) -> Iterator[Row]:
-    "Yield the rows' outcomes as they come."
-    distributed = _need_dask()
-    environ = {k: v for k, v in os.environ.items() if k.startswith("XAIMED_")}
+    "Yield the rows' outcomes as they come; a worker has one run at a time, and only that run answers for its death."
+    import dask
+    environ, most = {k: v for k, v in os.environ.items() if k.startswith("XAIMED_")}, dask.config.get("distributed.scheduler.allowed-failures")
+    waiting, running, deaths, done = list(rows), {}, Counter(), queue.SimpleQueue()
     with _cluster(scheduler, workers) as client:
-        asks = {"resources": {"GPU": 1}} if _needs_gpu(client, device) else {}
-        def hand_out(row): return client.submit(run_on_worker, row, os.getcwd(), environ, kwargs, key=f"{row.run}-{uuid.uuid4().hex}", pure=False, **asks)
-        waiting, running = list(rows), {}
-        at_once = len(workers) if scheduler == "local" else len(rows)
-        done = distributed.as_completed(loop=client.loop)
+        gpu = _needs_gpu(client, device)
         while waiting or running:
-            while waiting and len(running) < at_once:
-                future = hand_out(row := waiting.pop(0))
-                running[future.key] = row
-                done.add(future)
-            future = next(done)
-            row = running.pop(future.key)
-            try: yield future.result()
-            except distributed.scheduler.KilledWorker as e: yield replace(row, status="failed", error=f"its worker died {e.allowed_failures + 1} times while making it; memory may have run out")
-            except Exception as e: yield replace(row, status="failed", error=f"the scheduler gave no result ({type(e).__name__}: {' '.join(str(e).split())[:200]})")
+            try: there, free = _workers_now(client, gpu)
+            except OSError as e:  # the scheduler itself has gone
+                yield from (_no_result(row, e) for row in [row for row, *_ in running.values()] + waiting)
+                return
+            for key, (row, worker, future) in list(running.items()):
+                if worker in there or future.done(): continue
+                del running[key]
+                future.cancel()
+                deaths[row.run] += 1
+                if deaths[row.run] > most: yield _took_down(row, deaths[row.run])
+                else: waiting.insert(0, row)
+            taken = {worker for _, worker, _ in running.values()}
+            for worker in [w for w in free if w not in taken][:len(waiting)]:
+                row = waiting.pop(0)
+                future = client.submit(run_on_worker, row, os.getcwd(), environ, kwargs, key=f"{row.run}-{uuid.uuid4().hex}", pure=False, workers=[worker], **({"resources": {"GPU": 1}} if gpu else {}))
+                running[future.key] = row, worker, future
+                future.add_done_callback(done.put)
+            with contextlib.suppress(queue.Empty):
+                if (future := done.get(timeout=1)).key in running: yield _outcome(running.pop(future.key)[0], future)
 
 # %% ../nbs/06_batch.ipynb #a6d0dafd
 @dataclass(frozen=True)
