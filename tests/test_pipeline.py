@@ -224,6 +224,9 @@ def test_a_process_that_was_killed_holds_nothing(stand_ins, tmp_path):
     first.wait()
     (tmp_path / "go").touch()
     assert statuses(run_pipeline(**stand_ins, stages=("data", "models"))) == ["made"] * 2
+    for _ in range(50):
+        if not _alive(kernel): break
+        time.sleep(0.1)
     assert not _alive(kernel), "the kernel has followed its pipeline"
 
 
