@@ -8,9 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rich.style  # noqa: F401 (draws a number from Python's generator when it is first imported, by the bar of a training)
 import torch
+from torch import nn
 
+from xaimed import train
 from xaimed.checkpoint import load_checkpoint, save_checkpoint
 from xaimed.config import load_options, stage_dir
 from xaimed.train import read_last, run_training
@@ -18,25 +22,50 @@ from xaimed.train import read_last, run_training
 EPOCHS = 3
 
 
+def shake(patch=setattr):
+    "Let every training draw from the generators that Python, numpy and torch share: noise on its input, dropout before its last layer."
+    build = train.model_from_options
+    def noisy(model, inputs):
+        if model.training: return inputs[0] + random.random() + np.random.rand()
+    def shaken(*args):
+        model = build(*args)
+        model.fc = nn.Sequential(nn.Dropout(0.5), model.fc)
+        model.register_forward_pre_hook(noisy)
+        return model
+    patch(train, "model_from_options", shaken)
+
+
+@pytest.fixture(autouse=True)
+def shaken(monkeypatch): shake(monkeypatch.setattr)
+
+
 def options(folder, **overrides):
     "A training of seconds with all that must be kept: augmentation, shuffling, a moving learning rate."
     return load_options("", run="t", overrides={"artifacts_dir": str(folder / "artifacts"), "data.data_dir": str(folder.parent / "data"), "device": "cpu", "model.name": "resnet10", "data.size": 16,
                                                 "data.batch_size": 8, "data.audit": False, "synthetic.n_train": 16, "synthetic.n_val": 8, "synthetic.n_test": 4, "synthetic.num_classes": 2,
-                                                "train.epochs": EPOCHS, **overrides})
+                                                "train.epochs": EPOCHS, "train.precision": "fp16", **overrides})
 
 
 def weights(folder):
-    "Every tensor of both checkpoints, and the figures of every epoch but its seconds."
-    found = {f"{name} {k}": v for name in ("best", "last") for k, v in load_checkpoint(folder / f"{name}.pt")["state_dict"].items()}
-    state = load_checkpoint(folder / "last.pt")["training"]
+    "All of both checkpoints that chance or time could change, by its place, and the figures of every epoch but its seconds: weights, optimizer, schedule, scaler, every random generator."
+    kept = {name: load_checkpoint(folder / f"{name}.pt") for name in ("best", "last")}
+    state = kept["last"]["training"]
     history = [{k: v for k, v in row.items() if k != "seconds"} for row in state["history"]]
-    moments = {f"{i} {k}": v for i, entry in state["optimizer"]["state"].items() for k, v in entry.items()}
-    return found | moments | {f"generator {k}": v for k, v in state["random"]["own"].items()}, history
+    return dict(flat({"state": {**state, "history": None}, **{name: c["state_dict"] for name, c in kept.items()}})), history
+
+
+def flat(value, name=""):
+    "Every part of a nested value, with its place."
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
+    if inside is None: yield name, value
+    else:
+        for k, v in inside: yield from flat(v, f"{name}.{k}")
 
 
 def assert_same(one, two):
     (a, rows_a), (b, rows_b) = one, two
-    assert rows_a == rows_b and a.keys() == b.keys() and not [k for k in a if not torch.equal(a[k], b[k])]
+    assert rows_a == rows_b and a.keys() == b.keys()
+    assert not [k for k in a if not (torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k])]
 
 
 # Trainings in forks of one process. Each counts what it does (steps, files half written, syncs, renames) and kills itself, as kill -9 would, before the event of a given number.
@@ -45,8 +74,9 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path.insert(0, str(Path(sys.argv[1])))
 import torch
-from test_resume import options
+from test_resume import options, shake
 from xaimed import train
+shake()
 
 def count_and_kill(at):
     seen = []
@@ -138,7 +168,7 @@ def test_a_finished_epoch_is_not_trained_again(forks, undisturbed):
 def test_killed_from_outside(undisturbed, tmp_path):
     "A real kill -9 of a process of its own, as soon as its second epoch is on the disk."
     whole, expected, _ = undisturbed
-    code = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); torch.set_num_threads(1); from pathlib import Path; from test_resume import options; from xaimed.train import run_training; run_training(options(Path({str(whole.parent / 'outside')!r})))"
+    code = f"import sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); torch.set_num_threads(1); from pathlib import Path; from test_resume import options, shake; from xaimed.train import run_training; shake(); run_training(options(Path({str(whole.parent / 'outside')!r})))"
     folder = whole.parent / "outside"
     folder.mkdir()
     history = stage_dir(options(folder), "train").with_name(".t.part") / "history.csv"
@@ -157,7 +187,6 @@ def test_killed_from_outside(undisturbed, tmp_path):
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
     "A training that was interrupted in its third epoch; its options and its working folder."
-    from xaimed import train
     threads, run, real, calls = torch.get_num_threads(), options(tmp_path), train.augment_batch, []
     torch.set_num_threads(1)
     def interrupt(x, **how):
@@ -198,9 +227,10 @@ def test_a_best_epoch_lost_between_the_two_files_is_made_of_the_last(tmp_path, b
     assert best["epoch"] == 2 and torch.equal(best["state_dict"]["w"], torch.ones(2)) and "training" not in best
 
 
-def test_other_options_start_again(stopped):
-    run, part = stopped
-    other = run.model_copy(update={"train": run.train.model_copy(update={"lr": 1e-3})})
-    folder = run_training(other)
-    assert len(weights(folder)[1]) == EPOCHS and weights(folder)[1][0]["lr"] <= 1e-3
+@pytest.mark.parametrize("part, change", [("train", {"lr": 1e-3}), ("data", {"seed": 5, "max_train": 12}), ("synthetic", {"seed": 5})], ids=["options", "images drawn", "data"])
+def test_other_options_or_data_start_again(stopped, undisturbed, part, change):
+    run, unfinished = stopped
+    other = run.model_copy(update={part: getattr(run, part).model_copy(update=change)})
+    found = weights(folder := run_training(other))
+    assert [row["epoch"] for row in found[1]] == list(range(1, EPOCHS + 1)) and found[1][0]["train_loss"] != undisturbed[1][1][0]["train_loss"]
     assert load_checkpoint(folder.with_name("t.failed") / "last.pt")["epoch"] == 2, "what was done before is kept"
