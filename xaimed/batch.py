@@ -197,7 +197,7 @@ def _cluster(scheduler:str, workers:Mapping[int,dict]) -> Iterator:
     quiet = {"silence_logs": 50}  # what becomes of a run is in its row
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, _standing_in(os.getcwd(), {}):  # Dask's thread settings stay among its own
         plan = {i: {"cls": distributed.Nanny, "options": {"nthreads": 1, "memory_limit": None, "host": "127.0.0.1", "local_directory": scratch, **quiet, **w}} for i, w in workers.items()}
-        scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"}}
+        scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}}
         with distributed.SpecCluster(workers=plan, scheduler=scheduler, **quiet) as cluster, distributed.Client(cluster, set_as_default=False) as client: yield client
 
 # %% ../nbs/06_batch.ipynb #69107827
