@@ -304,3 +304,14 @@ def test_the_index_is_the_place_in_the_file(tmp_path):
     gallery = (tmp_path / "failure_gallery_selection.csv").read_text().splitlines()
     assert [line.split(",")[2] for line in gallery[1:]] == ["5", "40", "7"]
     with pytest.raises(ValueError): evaluation.write_predictions(tmp_path / "p.csv", np.array([1, 0, 1]), probs, "binary", index=[5])
+
+
+def test_a_run_that_is_not_there_names_those_that_are(tmp_path):
+    (tmp_path / "eval" / "demo_s1").mkdir(parents=True)
+    (tmp_path / "eval" / "demo_s1" / "metrics.json").write_text("{}")
+    with pytest.raises(XaimedError, match=r"no metrics.json in eval/demo, .*name of a run \(demo_s1\)"): evaluation.read_evaluation(tmp_path / "eval" / "demo")
+
+
+def test_only_p_values_that_are_there_are_counted():
+    row = dict(title="AUC", test="DeLong", first=.8, second=.9, difference=.1, low=.0, high=.2, p=.04, n=50)
+    assert "there are 1 here" in evaluation.comparison_table([row, row | {"p": float("nan")}])

@@ -17,7 +17,7 @@ def made_arrays(n=90, k=3, seed=0):
         probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         names |= {f"{prefix}labels": labels, f"{prefix}logits": logits, f"{prefix}probs": probs, f"{prefix}positive": labels == 1,
                   f"{prefix}score": probs[:, 1], f"{prefix}images": rng.integers(0, 256, (n, 1, 28, 28), dtype=np.uint8)}
-    return names | {"other_probs": np.roll(names["probs"], 1, axis=1)}
+    return names | {"other_probs": np.roll(names["probs"], 1, axis=1), "other_score": np.roll(names["score"], 1)}
 
 
 def test_the_calls_on_plain_arrays_run_and_return_what_is_said():

@@ -112,7 +112,7 @@ def test_images_of_another_form_are_refused(bad, words):
 
 
 @quick
-@given(st.integers(0, 10**6), st.integers(1, 3), st.booleans())
+@given(st.integers(0, 10**6), st.sampled_from((1, 3)), st.booleans())
 def test_qualities_stay_in_their_ranges_and_ignore_mirroring(seed, channels, flip):
     a = np.random.default_rng(seed).choice([0, 255, 20, 130], (3, channels, 6, 5)).astype(np.uint8)
     q = sl.image_quality(a)
@@ -600,3 +600,12 @@ def test_rows_may_be_a_list_and_slices_any_iterable():
     (y, p), rows = scores(40, 0), np.arange(40) < 20
     expected = sl.slice_report(y, p, "multi-class", [sl.Slice("c", "a", rows)], n_resamples=100)
     assert expected == sl.slice_report(y, p, "multi-class", (s for s in [("c", "a", rows.tolist())]), n_resamples=100)
+
+
+def test_colours_in_the_last_place_are_refused():
+    with pytest.raises(ValueError, match="move the channel axis"): sl.image_quality(np.zeros((4, 28, 28, 3), np.uint8))
+
+
+def test_what_is_no_table_of_columns_is_refused():
+    with pytest.raises(ValueError, match="expected a dict of columns"): sl.metadata_slices(np.arange(40))
+    with pytest.raises(ValueError, match="age 10, site 40, expected the same"): sl.metadata_slices({"age": np.arange(10), "site": ["A", "B"] * 20})

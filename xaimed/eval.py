@@ -492,13 +492,18 @@ def run_eval(
     return run_stage(options, "eval", make, force=force)
 
 # %% ../nbs/03_eval.ipynb #dc9a852b
+def _evaluated(place:Path, name:str, most:int=8) -> str:
+    "Which runs there are, for a message."
+    runs = sorted(p.parent.name for p in place.glob(f"*/{name}"))
+    return f" ({', '.join(runs[:most])}{' and others' if len(runs) > most else ''})" if runs else ""
+
 def read_evaluation(
     folder:str|Path,  # Of an eval stage
 ) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]: # metrics.json; index, labels, probabilities
     "Read what an evaluation wrote."
     folder = Path(folder)
     for name in ("metrics.json", "predictions.csv"):
-        if not (folder / name).is_file(): raise XaimedError(f"there is no {name} in {'/'.join(folder.parts[-2:])}, expected the folder of an evaluation, or the name of a run: `xaimed eval` makes one")
+        if not (folder / name).is_file(): raise XaimedError(f"there is no {name} in {'/'.join(folder.parts[-2:])}, expected the folder of an evaluation, or the name of a run{_evaluated(folder.parent, name)}: `xaimed eval` makes one")
     return read_json(folder / "metrics.json"), *read_predictions(folder / "predictions.csv")
 
 def compare_runs(
@@ -531,4 +536,4 @@ def comparison_table(
         p = "–" if r["p"] != r["p"] else "< 0.001" if r["p"] < .001 else f"{r['p']:.3f}"
         lines.append(f"| {r['title']} | {_cell(r['first'])} | {_cell(r['second'])} | {_signed(r['difference'])} | {_range(r['low'], r['high'], _signed)} | {p} | {r['test']} |")
     none = " No interval: a figure that is not defined, or a difference that is the same in all resamples." if any("| none |" in line for line in lines) else ""
-    return "\n".join([*lines, "", f"{rows[0]['n']} image{'s' * (rows[0]['n'] != 1)}; second minus first. One in twenty p-values of equal models is below .05: there are {len(rows)} here, uncorrected.{none}"])
+    return "\n".join([*lines, "", f"{rows[0]['n']} image{'s' * (rows[0]['n'] != 1)}; second minus first. One in twenty p-values of equal models is below .05: there are {sum(r['p'] == r['p'] for r in rows)} here, uncorrected.{none}"])

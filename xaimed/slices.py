@@ -28,7 +28,7 @@ from .trust import check_scores, confidence_and_correct, expected_calibration_er
 # %% ../nbs/03_slices.ipynb #85a3e4de
 def _check_images(a:np.ndarray) -> np.ndarray:
     if a.dtype != np.uint8: raise ValueError(f"images has type {a.dtype}, expected uint8: quality is read from the pixels as they were stored, before normalisation")
-    if a.ndim not in (4, 5) or a.shape[1] < 1 or min(a.shape[2:]) < 3: raise ValueError(f"images has shape {a.shape}, expected (N, C, H, W) or (N, C, D, H, W) with at least 3 pixels along every axis: move the channel axis to the second place")
+    if a.ndim not in (4, 5) or a.shape[1] not in (1, 3) or min(a.shape[2:]) < 3: raise ValueError(f"images has shape {a.shape}, expected (N, C, H, W) or (N, C, D, H, W) with 1 or 3 channels and at least 3 pixels along every axis: move the channel axis to the second place")
     return a
 
 def gray_images(
@@ -236,6 +236,9 @@ def metadata_slices(
     n_bins:int=3,              # Parts of a number, at least 2
 ) -> list[Slice]:
     "Slices of every column by its `column_kind`: numbers in parts, words by value, names not at all."
+    if not isinstance(columns, Mapping): raise ValueError(f"columns is a {type(columns).__name__}, expected a dict of columns by name, such as {{'age': age}}")
+    lengths = {name: np.size(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1: raise ValueError(f"columns have the lengths {', '.join(f'{name} {n}' for name, n in lengths.items())}, expected the same: one value per image")
     found = []
     for name, values in columns.items():
         a = np.asarray(values)
