@@ -94,7 +94,8 @@ def test_every_line_of_the_readme_works(line, asked, monkeypatch):
     if not {"download-data", "list", "compare"} & set(words): reached.append(asked(*words))
     else: assert cli.main(words) == 0
     assert reached
-    if "batch" in words: assert reached[0]["datasets"] == ["breastmnist", "pneumoniamnist"] and reached[0]["seeds"] == [0, 1, 2]
+    if "batch" in words: assert reached[0]["datasets"] == [b for a, b in zip(words, words[1:]) if a == "--dataset"] and reached[0]["seeds"] == ([0, 1, 2, 3, 4] if "0-4" in words else [0, 1, 2])
+    if "--scheduler" in words: assert reached[0]["scheduler"] == "tcp://host:8786"
     if "compare" in words: assert reached == [words[1:]]
     if "download-data" in words: assert reached == ["breastmnist"]
     if "--train.epochs" in words: assert reached[0]["overrides"] == {"train.epochs": 5, "seed": 1}
