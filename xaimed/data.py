@@ -377,6 +377,7 @@ def _spec_of_arrays(path:Path) -> DatasetSpec:
     if k > 10_000: raise DataError(f"{path}: the largest label is {k - 1}, expected class numbers counted from 0")
     return DatasetSpec(path.stem, path.stem, "multi-label" if multi else "binary" if k == 2 else "multi-class", tuple(f"class {i}" for i in range(k)), channels, ndim)
 
+# %% ../nbs/00_data.ipynb #85570127
 def _one_hot(path:Path) -> bool:
     "Whether every row of the labels of every split is zeros and a single 1."
     labels = [read_array(path, f"{split}_labels") for split in SPLITS]
@@ -532,6 +533,7 @@ def find_data(
     official = md5_of(path) in [published(spec.name, s)[1] for s in sizes_of(spec.name)]
     return DataFile(path, spec if official else _not_official(spec), "npz", official)
 
+# %% ../nbs/00_data.ipynb #0fdd3d75
 def _not_official(spec:DatasetSpec) -> DatasetSpec:
     return replace(spec, title=f"{spec.title}, not the published file", known_defects=("The file's MD5 is not the published one: its images or their order may differ from other people's.", *spec.known_defects))
 
@@ -640,6 +642,7 @@ def _per_channel(values:tuple, device:torch.device) -> Tensor:
     "One value per channel, (C, 1, 1), on a device; kept there, since a copy per batch would have to be waited for."
     with torch.inference_mode(False): return torch.tensor(values, device=device).view(-1, 1, 1)
 
+# %% ../nbs/00_data.ipynb #be1bd1b6
 def _to_tensor(image) -> Tensor:
     "PIL image or array (H, W[, 3]) as (C, H, W) uint8, or float for float arrays."
     if hasattr(image, "convert"): image = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in ("1", "I;16") else "RGB")

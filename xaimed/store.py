@@ -256,6 +256,7 @@ def _sweep(root:Path, *, but:str="") -> None:
             if name.startswith("md5-") and not _note_holds(root / name): (root / name).unlink()
             elif re.match(r"\.[0-9a-f]{8}-md5-", name) and time.time() - (root / name).lstat().st_mtime > 86400: (root / name).unlink()   # a note that was never finished
 
+# %% ../nbs/00_store.ipynb #b3356ce4
 def _found(path:Path) -> tuple|None:
     "(entry, headers) of a file that is unpacked already."
     try:
