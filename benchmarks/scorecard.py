@@ -76,11 +76,13 @@ def measures(q: Question) -> dict:
     "Each perturbation measure as a function of the batch size, with about as many copies of each image as there are steps."
     given, half = (q.model, q.x, q.target, q.maps), q.n_steps // 2
     shares = tuple((k + .5) / half for k in range(half))
+    grey = q.x[:, :1].repeat(1, 3, 1, 1)                # as radiographs and most of MedMNIST come: one picture to fill, not three
     return {"pixel flipping": lambda size: card.pixel_flipping(*given, baseline=torch.zeros(1), n_steps=q.n_steps, batch_size=size),
             "deletion, insertion, AOPC, area": lambda size: card.curves(*given, baselines=("blur",), n_steps=half, batch_size=size),
             "region perturbation": lambda size: card.region_perturbation(*given, n_steps=q.n_steps, batch_size=size),
             "ROAD": lambda size: card.road(*given, shares=shares, batch_size=size),
             "ROAD, 5 shares": lambda size: card.road(*given, batch_size=size),
+            "ROAD, grey in 3 channels": lambda size: card.road(q.model, grey, *given[2:], shares=shares, batch_size=size),
             "infidelity": lambda size: card.infidelity(*given, n_regions=q.n_steps, batch_size=size),
             "faithfulness correlation": lambda size: card.faithfulness_correlation(*given, n_regions=q.n_steps, batch_size=size),
             "average drop": lambda size: card.average_drop(*given, batch_size=size)}

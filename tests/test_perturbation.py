@@ -118,6 +118,20 @@ def test_smooth_holes_at_the_default_tolerance_and_whoever_shares_the_batch(size
     assert torch.equal(torch.where(missing, x, got), x) and got.is_contiguous()
 
 
+def test_grey_in_three_channels_is_solved_once(monkeypatch):
+    solved, solve = [], perturbation._solve_fill
+    monkeypatch.setattr(perturbation, "_solve_fill", lambda x, *rest: solved.append(x.shape[1]) or solve(x, *rest))
+    x, hole = torch.rand(2, 1, 20, 20), torch.zeros(2, 1, 20, 20, dtype=torch.bool)
+    hole[..., 4:15, 3:17] = True
+    grey, colour = x.repeat(1, 3, 1, 1), x.repeat(1, 3, 1, 1)
+    colour[1, 2, 0, 0] += .5                                                       # one pixel of one channel of one image
+    got = impute(grey, hole)
+    torch.testing.assert_close(got, impute(x, hole).expand(-1, 3, -1, -1), atol=1e-6, rtol=0)
+    assert got.is_contiguous()
+    torch.testing.assert_close(impute(colour, hole)[0], got[0], atol=1e-6, rtol=0) # whoever shares the batch
+    assert solved == [1, 1, 3]
+
+
 def test_few_rounds_fill_large_holes(monkeypatch):
     rounds, cycle = [], perturbation._v_cycle
     def counted(residual, levels, *rest):

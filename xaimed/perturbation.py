@@ -165,10 +165,12 @@ def impute(
     "Fill missing pixels with the weighted mean of their neighbours (ROAD, Rong et al. 2022, arXiv:2202.00449)."
     if tuple(missing.shape) != (len(x), 1, *x.shape[2:]): raise ValueError(f"missing has shape {tuple(missing.shape)}, expected {(len(x), 1, *x.shape[2:])}")
     if bool(missing.flatten(1).all(1).any()): raise ValueError("missing covers a whole image, expected at least one pixel left to fill from")
-    # on a CPU in pieces that stay in its cache: a round reads each number dozens of times
-    piece = max(1, 2**19 // x[0].numel()) if x.device.type == "cpu" else len(x)
     exact = x if x.dtype in (torch.float32, torch.float64) else x.float()          # half precision cannot hold the residual
-    with full_precision(x.device.type): filled = in_batches(lambda start, stop: _solve_fill(exact[start:stop], missing[start:stop], tolerance), len(x), piece).to(x.dtype)
+    if x.shape[1] > 1 and bool((exact == exact[:, :1]).all()): exact = exact[:, :1].contiguous()  # grey in several channels: one to solve for
+    # on a CPU in pieces that stay in its cache: a round reads each number dozens of times
+    piece = max(1, 2**19 // exact[0].numel()) if x.device.type == "cpu" else len(x)
+    with full_precision(x.device.type): filled = in_batches(lambda start, stop: _solve_fill(exact[start:stop], missing[start:stop], tolerance), len(x), piece)
+    filled = filled.expand_as(x).to(x.dtype).contiguous()
     return filled if not noise else filled + noise * missing * draws(x, x.shape[1:], seed=seed)
 
 def _solve_fill(x, missing, tolerance):
