@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS = {  # name: (title, arguments)
     "training": ("A training epoch, beside the MedMNIST authors' recipe", []),
     "train_precision": ("A training step in float32 and in bfloat16", ["--batch-size", "128"]),
+    "throughput": ("Training beside the roofline of this machine", []),
+    "evaluation": ("Evaluating a network on a split, beside the MedMNIST authors' loop", []),
     "loader": ("Loading and preparing images, beside medmnist's data set and a DataLoader", []),
     "gradcam": ("Grad-CAM and integrated gradients, beside captum and pytorch-grad-cam", []),
     "scorecard": ("Measures of explanations, beside their bare passes and Quantus", ["--stem", "imagenet"]),

@@ -59,15 +59,20 @@ def both(tmp_path_factory):
 OPTIONS = ["--set", "run=t", "--device", "cpu", "--model.name", "resnet10", "--data.size", "16", "--data.audit", "false", "--synthetic.n_train", "12", "--synthetic.n_val", "6", "--synthetic.n_test", "4", "--train.epochs", "1"]
 
 
-def command_line(folder, *words):
+LAUNCHERS = {"torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node=2"],
+             "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]}
+
+
+def command_line(folder, *words, launcher="torchrun"):
     "The command line in two processes, as the README tells to start it."
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "xaimed.cli", *words, *OPTIONS], cwd=folder, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-m", *LAUNCHERS[launcher], "-m", "xaimed.cli", *words, *OPTIONS], cwd=folder, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])})
     return done, [line for line in done.stderr.splitlines() if line.startswith("error: ")]
 
 
-def test_the_command_line_trains_in_two_processes(tmp_path):
-    done, errors = command_line(tmp_path, "train")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_command_line_trains_in_two_processes(tmp_path, launcher):
+    done, errors = command_line(tmp_path, "train", launcher=launcher)
     folder = tmp_path / "artifacts" / "train" / "t"
     assert done.returncode == 0 and not errors, done.stderr[-3000:]
     assert done.stdout.count("best.pt") == 1 and (folder / "best.pt").is_file() and read_manifest(folder)["facts"]["processes"] == 2

@@ -8,7 +8,8 @@ from torch import nn
 
 from xaimed import perturbation
 from xaimed.attribution import blur, make_baseline
-from xaimed.perturbation import (OUTPUTS, check_maps, impute, imputed_curve, in_batches, outputs, random_pixels, random_squares, rank_pixels, region_sums,
+from xaimed.models import in_batches
+from xaimed.perturbation import (OUTPUTS, check_maps, impute, imputed_curve, outputs, random_pixels, random_squares, rank_pixels, region_sums,
                                  removal_counts, removal_curve, removal_effects, responses)
 
 

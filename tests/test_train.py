@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xaimed import train
-from xaimed.config import TrainOptions, load_options, read_manifest, stage_dir
+from xaimed.config import TrainOptions, XaimedError, load_options, read_manifest, stage_dir
 from xaimed.data import augment_batch, build_loaders
 from xaimed.models import build_model
 from xaimed.train import (COLUMNS, RECIPES, Diverged, load_checkpoint, load_trained_model, lr_factor, make_loss, make_optimizer, make_schedule,
@@ -120,6 +120,47 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_epoch_and_the_old_result(tmp_
     assert load_checkpoint(failed / "last.pt")["epoch"] == 2 and (failed / "history.csv").read_text().count("\n") == 3
     assert all(torch.isfinite(v).all() for v in load_checkpoint(failed / "best.pt")["state_dict"].values())
     assert load_checkpoint(folder / "last.pt")["epoch"] == 1, "the old result is gone"
+
+
+NO_ROOM = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+
+
+@pytest.mark.parametrize("error", NO_ROOM)
+def test_a_training_without_room_says_what_to_change_and_keeps_the_epochs(tmp_path, monkeypatch, error):
+    steps, step = [], train.take_step
+    def no_room(*args, **kwargs):
+        steps.append(1)
+        if len(steps) == 3: raise error                                              # two steps an epoch
+        step(*args, **kwargs)
+    monkeypatch.setattr(train, "take_step", no_room)
+    with pytest.raises(XaimedError, match=r"stopped in epoch 2: memory ran out on cpu with batches of 16 images\. best\.pt holds epoch 1, last\.pt epoch 1.*smaller data\.batch_size"): run_training(options(tmp_path))
+    again = []
+    monkeypatch.setattr(train, "take_step", lambda *a, **k: (again.append(1), step(*a, **k)))
+    assert len(load_checkpoint(run_training(options(tmp_path)) / "last.pt")["training"]["history"]) == 2 and len(again) == 2   # the second epoch only
+
+
+def test_another_error_in_training_is_not_taken_for_memory(tmp_path, monkeypatch):
+    def broken(*args, **kwargs): raise RuntimeError("shapes do not match")
+    monkeypatch.setattr(train, "take_step", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"): run_training(options(tmp_path))
+
+
+@pytest.mark.parametrize("error", NO_ROOM)
+def test_prediction_without_room_goes_on_with_less(error, caplog):
+    class Narrow(nn.Module):
+        "Room for so many images."
+        room, seen = 3, []
+        def forward(self, x):
+            self.seen.append(len(x))
+            if len(x) > self.room: raise error
+            return x.mean((2, 3))
+    images, labels = torch.rand(10, 2, 4, 4), torch.arange(10)
+    net = Narrow()
+    logits, got = predict_logits(net, [(images[:8], labels[:8]), (images[8:], labels[8:])])
+    torch.testing.assert_close(logits, images.mean((2, 3)))
+    assert got.tolist() == labels.tolist() and net.seen == [8, 4, 2, 2, 2, 2, 2] and "out of memory with 8 images at once: going on with 4" in caplog.text
+    Narrow.room = 0
+    with pytest.raises(type(error)): predict_logits(net, [(images, labels)])
 
 
 def test_a_first_epoch_that_fails_says_that_there_is_no_checkpoint(tmp_path, monkeypatch):

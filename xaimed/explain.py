@@ -26,8 +26,8 @@ from .attribution import METHODS, Attribution, attribute, enlarge, get_method, u
 from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
 from .data import ImageDataset, load_split
 from .eval import files_named, run_eval
-from .models import transforms_for
-from .perturbation import impute, in_batches, out_of_memory
+from .models import in_batches, out_of_memory, transforms_for
+from .perturbation import impute
 from .plots import overlay_grid, save_figure, shared_scale
 from .robustness import corruptions_for, drift_words, explanation_drift
 from .scorecard import MEASURES, chance_levels, choose_measures, pixel_effects, randomised_models, relevance_mass, score, square_effects

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from . import plots
 from .checkpoint import load_checkpoint, model_from_checkpoint, restore_training, save_checkpoint, training_state
-from .config import Options, TrainOptions, XaimedError, atomic_write, launched, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stages_under_way, unknown
+from .config import Interrupted, Options, TrainOptions, XaimedError, atomic_write, launched, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, seed_everything, stage_dir, stages_under_way, unknown
 from .data import DatasetSpec, augment_batch, build_loaders, run_data
-from .models import eval_mode, input_size, model_from_options, resolve_stem, run_models, spec_from_card, transforms_for
+from .models import eval_mode, in_batches, input_size, model_from_options, out_of_memory, resolve_stem, run_models, spec_from_card, transforms_for
 from .trust import accuracy, auc, predict_labels, probabilities
 
 # %% ../nbs/02_train.ipynb #d1c4b078
@@ -409,7 +409,8 @@ def predict_logits(
     with eval_mode(model), torch.inference_mode():
         for batch in loader:
             x, _ = to_device(batch, device)
-            with arithmetic(precision, device): out = model(team.share(x))
+            mine = team.share(x)
+            with arithmetic(precision, device): out = in_batches(lambda start, stop, x=mine: model(x[start:stop]), len(mine), max(1, len(mine)))
             logits.append(out.float())
             labels.append(batch[1])
         if not logits: raise ValueError("the loader is empty: there is nothing to predict")
@@ -543,6 +544,9 @@ def fit(
                 val = validate_one_epoch(model, loaders["val"], plain, device=device, task=task, precision=precision, team=team)
                 if not math.isfinite(val["loss"]): raise Diverged(f"the validation loss became {val['loss']}")
             except Diverged as e: raise _diverged(e, epoch, best_of(history, recipe.select), recipe) from None
+            except (MemoryError, RuntimeError) as e:
+                if not out_of_memory(e): raise
+                raise Interrupted(_no_room(epoch, loaders["train"], device, best_of(history, recipe.select))) from e
             history.append(dict(zip(COLUMNS, (epoch, seen["lr"], seen["loss"], seen["accuracy"], val["loss"], val["accuracy"], val["auc"], time.perf_counter() - started))))
             if team.rank == 0:
                 checkpoint = {**about, "epoch": epoch, "metrics": history[-1], "state_dict": {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}}
@@ -550,10 +554,16 @@ def fit(
             bar.set_postfix(epoch=epoch, val_loss=f"{val['loss']:.3f}", val_auc=f"{val['auc']:.3f}")
     return history
 
+def _kept(epoch:int, best:dict|None) -> str:
+    return f"best.pt holds epoch {best['epoch']}, last.pt epoch {epoch - 1}" if best else "no epoch was finished, so there is no checkpoint"
+
+def _no_room(epoch:int, loader:Iterable, device:torch.device, best:dict|None) -> str:
+    return (f"training stopped in epoch {epoch}: memory ran out on {device.type} with batches of {getattr(loader, 'batch_size', 'so many')} images. {_kept(epoch, best)}. "
+            "Make room and run again: it goes on. Or take a smaller data.batch_size (another training, so it is not changed on its own), a smaller data.device_share, or train.precision=bf16")
+
 def _diverged(error:Diverged, epoch:int, best:dict|None, recipe:Recipe) -> Diverged:
     "Say in which epoch the loss went wrong, what is kept, and what to try."
-    kept = f"best.pt holds epoch {best['epoch']}, last.pt epoch {epoch - 1}" if best else "no epoch was finished, so there is no checkpoint"
-    return Diverged(f"training stopped in epoch {epoch}: {error}. {kept}. Try a lower train.lr (now {recipe.lr:g}), train.grad_clip=1.0, or train.precision=fp32")
+    return Diverged(f"training stopped in epoch {epoch}: {error}. {_kept(epoch, best)}. Try a lower train.lr (now {recipe.lr:g}), train.grad_clip=1.0, or train.precision=fp32")
 
 # %% ../nbs/02_train.ipynb #1d891581
 def checkpoint_header(
