@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py [--dataset pneumoniamnist] [--split test] [--repeats 3] [--threads 2] [--device auto]
 
-The same ResNet-18 (3x3 stem, random weights) on both sides, the same images, AUC and accuracy at the end by the code of medmnist's own evaluator. Theirs, written here from the published description: `medmnist`
+The same ResNet-18 (3x3 stem, random weights) on both sides, the same images, from the file to the figures (theirs opens it twice, data set and evaluator); float32 on a card means TF32 where torch takes it. Both give AUC and accuracy by the code of medmnist's own evaluator. Theirs, written here from the published description: `medmnist`
 data read image by image through PIL, ToTensor and Normalize, batches of 128, float32, the loss read after every batch. Ours: the split as one array, batches of 256, once in float32 and once in the precision
 that `auto` takes here. First it is checked that float32 gives the same two figures on both sides; then the sides take turns in one process, and the first turn is thrown away. Printed are medians and the ratios.
 The last line is what a run asks for beyond that: every metric, per class, with intervals from 2,000 resamples. They have no other side here; `intervals.py` compares the bootstrap.
@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from contextlib import contextmanager
 from functools import partial
 
 import medmnist
@@ -54,10 +55,18 @@ def ours(net, args, device, precision):
     return labels.numpy(), probs, medmnist_figures(labels.numpy(), probs, data.spec.task)
 
 
+@contextmanager
+def exact():
+    "Convolutions without TF32: random weights give near ties, which another rounding would decide otherwise."
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try: yield
+    finally: torch.backends.cudnn.allow_tf32 = before
+
+
 def timed(call, device) -> float:
     start = time.perf_counter()
     call()
-    if device.type == "cuda": torch.cuda.synchronize()
+    if device.type == "cuda": torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 
@@ -67,13 +76,15 @@ def main():
         parser.add_argument(f"--{name}", default=default, type=type(default))
     args = parser.parse_args()
     args.data, device = resolve_path(args.data), resolve_device(args.device)
+    if medmnist.INFO[args.dataset]["task"].startswith("multi-label"): parser.error("data sets with several labels an image need another loss: take one with a single label")
     torch.set_num_threads(args.threads)
     auto, classes = resolve_precision("auto", device), list(medmnist.INFO[args.dataset]["label"].values())
     print(f"torch {torch.__version__}, {device_name(args.device)}, {args.threads} threads, {args.dataset} {args.split}, {args.repeats} repeats, load {os.getloadavg()[0]:.1f}", flush=True)
     net = build_model("resnet18", len(classes), image_size=28, seed=0).to(device, memory_format=torch.channels_last)
     other = build_model("resnet18", len(classes), image_size=28, seed=0).to(device)   # theirs keeps torch's own memory order
-    labels, probs, found = ours(net, args, device, "fp32")
-    asked = theirs(other, args, device)
+    with exact():
+        labels, probs, found = ours(net, args, device, "fp32")
+        asked = theirs(other, args, device)
     if max(abs(found["AUC"] - asked.AUC), abs(found["ACC"] - asked.ACC)) > 2e-3: raise SystemExit(f"the two sides do not give the same figures: {found} and {asked}")
     sides = {"medmnist, float32": partial(theirs, other, args, device), "xaimed, float32": partial(ours, net, args, device, "fp32")}
     if auto != "fp32": sides[f"xaimed, {auto}"] = partial(ours, net, args, device, auto)

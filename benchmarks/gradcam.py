@@ -3,7 +3,7 @@
     python benchmarks/gradcam.py [--images 64] [--size 64] [--repeats 9] [--threads 2] [--device cpu] [--methods]
 
 All sides see the same ResNet, images and targets, in turn within one run, so that a busy machine slows them alike. Printed are the median
-times, images per second, the ratio of medians to xaimed's, the largest difference of the raw maps, and the peak memory where the device tells.
+times, images per second, the ratio of medians to xaimed's, and the largest difference of the raw maps.
 pytorch-grad-cam (`pip install grad-cam`, in an environment of its own) scales its maps to 0..1 per image: its values are compared by correlation.
 With --methods: instead, the time of every registered method with its default options, as a multiple of one forward pass without gradients.
 """
@@ -87,7 +87,7 @@ def main():
     for name, value in (("images", 64), ("size", 64), ("batch-size", 32), ("repeats", 9), ("threads", 2), ("steps", 16), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--methods", action="store_true")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)

@@ -122,21 +122,28 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_epoch_and_the_old_result(tmp_
     assert load_checkpoint(folder / "last.pt")["epoch"] == 1, "the old result is gone"
 
 
-NO_ROOM = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+NO_ROOM = [torch.OutOfMemoryError("CUDA out of memory."), MemoryError(), *map(RuntimeError, ("DefaultCPUAllocator: can't allocate memory: you tried", "[enforce fail] DefaultCPUAllocator: not enough memory",
+           "CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "MPS backend out of memory", "std::bad_alloc"))]
 
 
-@pytest.mark.parametrize("error", NO_ROOM)
+@pytest.mark.parametrize("error", NO_ROOM[:1])
 def test_a_training_without_room_says_what_to_change_and_keeps_the_epochs(tmp_path, monkeypatch, error):
-    steps, step = [], train.take_step
+    run, steps, step = options(tmp_path, **{"train.precision": "fp32"}), [], train.take_step
     def no_room(*args, **kwargs):
         steps.append(1)
         if len(steps) == 3: raise error                                              # two steps an epoch
         step(*args, **kwargs)
     monkeypatch.setattr(train, "take_step", no_room)
-    with pytest.raises(XaimedError, match=r"stopped in epoch 2: memory ran out on cpu with batches of 16 images\. best\.pt holds epoch 1, last\.pt epoch 1.*smaller data\.batch_size"): run_training(options(tmp_path))
+    with pytest.raises(XaimedError, match=r"stopped in epoch 2: memory ran out on cpu with train batches of 16 images\. best\.pt holds epoch 1, last\.pt epoch 1.*smaller data\.batch_size \(.*or train\.precision=bf16$"): run_training(run)
     again = []
     monkeypatch.setattr(train, "take_step", lambda *a, **k: (again.append(1), step(*a, **k)))
-    assert len(load_checkpoint(run_training(options(tmp_path)) / "last.pt")["training"]["history"]) == 2 and len(again) == 2   # the second epoch only
+    assert len(load_checkpoint(run_training(run) / "last.pt")["training"]["history"]) == 2 and len(again) == 2   # the second epoch only
+
+
+def test_validation_without_room_names_its_own_batches(tmp_path, monkeypatch):
+    def no_room(*args, **kwargs): raise MemoryError
+    monkeypatch.setattr(train, "validate_one_epoch", no_room)
+    with pytest.raises(XaimedError, match=r"with val batches of \d+ images\. no epoch.*smaller data\.batch_size and eval\.batch_size"): run_training(options(tmp_path))
 
 
 def test_another_error_in_training_is_not_taken_for_memory(tmp_path, monkeypatch):
@@ -154,11 +161,11 @@ def test_prediction_without_room_goes_on_with_less(error, caplog):
             self.seen.append(len(x))
             if len(x) > self.room: raise error
             return x.mean((2, 3))
-    images, labels = torch.rand(10, 2, 4, 4), torch.arange(10)
+    images, labels = torch.rand(18, 2, 4, 4), torch.arange(18)
     net = Narrow()
-    logits, got = predict_logits(net, [(images[:8], labels[:8]), (images[8:], labels[8:])])
+    logits, got = predict_logits(net, [(images[:8], labels[:8]), (images[8:16], labels[8:16]), (images[16:], labels[16:])])
     torch.testing.assert_close(logits, images.mean((2, 3)))
-    assert got.tolist() == labels.tolist() and net.seen == [8, 4, 2, 2, 2, 2, 2] and "out of memory with 8 images at once: going on with 4" in caplog.text
+    assert got.tolist() == labels.tolist() and net.seen == [8, 4, *[2] * 9] and "out of memory with 8 images at once: going on with 4" in caplog.text
     Narrow.room = 0
     with pytest.raises(type(error)): predict_logits(net, [(images, labels)])
 

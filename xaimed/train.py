@@ -405,12 +405,17 @@ def predict_logits(
     team:Team=ALONE,      # The processes that share each batch; all get all logits
 ) -> tuple[Tensor, Tensor]: # Logits (N, K) float32 and labels (N,) or (N, K), both on the CPU
     "Logits for every image of a loader, in its order."
-    logits, labels = [], []
+    logits, labels, room = [], [], math.inf
+    def piece(start, stop):
+        nonlocal room
+        out = model(mine[start:stop])
+        if start == 0 and stop < len(mine): room = stop     # what fitted is where the next batch begins
+        return out
     with eval_mode(model), torch.inference_mode():
         for batch in loader:
             x, _ = to_device(batch, device)
             mine = team.share(x)
-            with arithmetic(precision, device): out = in_batches(lambda start, stop, x=mine: model(x[start:stop]), len(mine), max(1, len(mine)))
+            with arithmetic(precision, device): out = in_batches(piece, len(mine), min(max(1, len(mine)), room))
             logits.append(out.float())
             labels.append(batch[1])
         if not logits: raise ValueError("the loader is empty: there is nothing to predict")
@@ -537,16 +542,18 @@ def fit(
     with progress(total=epochs * steps, desc="train") as bar:
         bar.update(len(history) * steps)
         for epoch in range(len(history) + 1, epochs + 1):
-            started = time.perf_counter()
+            started, at, full = time.perf_counter(), "train", None
             try:
                 seen = train_one_epoch(net, loaders["train"], smooth, optimizer, device=device, scheduler=parts["scheduler"], augment=augment, precision=precision,
                                        scaler=parts["scaler"], grad_clip=grad_clip, forward=forward, team=team, on_step=bar.update)
+                at = "val"
                 val = validate_one_epoch(model, loaders["val"], plain, device=device, task=task, precision=precision, team=team)
                 if not math.isfinite(val["loss"]): raise Diverged(f"the validation loss became {val['loss']}")
             except Diverged as e: raise _diverged(e, epoch, best_of(history, recipe.select), recipe) from None
             except (MemoryError, RuntimeError) as e:
                 if not out_of_memory(e): raise
-                raise Interrupted(_no_room(epoch, loaders["train"], device, best_of(history, recipe.select))) from e
+                full = at
+            if full: raise Interrupted(_no_room(epoch, full, loaders, setting, best_of(history, recipe.select)))  # outside the handler: inside it the error would still hold what did not fit
             history.append(dict(zip(COLUMNS, (epoch, seen["lr"], seen["loss"], seen["accuracy"], val["loss"], val["accuracy"], val["auc"], time.perf_counter() - started))))
             if team.rank == 0:
                 checkpoint = {**about, "epoch": epoch, "metrics": history[-1], "state_dict": {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}}
@@ -557,9 +564,13 @@ def fit(
 def _kept(epoch:int, best:dict|None) -> str:
     return f"best.pt holds epoch {best['epoch']}, last.pt epoch {epoch - 1}" if best else "no epoch was finished, so there is no checkpoint"
 
-def _no_room(epoch:int, loader:Iterable, device:torch.device, best:dict|None) -> str:
-    return (f"training stopped in epoch {epoch}: memory ran out on {device.type} with batches of {getattr(loader, 'batch_size', 'so many')} images. {_kept(epoch, best)}. "
-            "Make room and run again: it goes on. Or take a smaller data.batch_size (another training, so it is not changed on its own), a smaller data.device_share, or train.precision=bf16")
+def _no_room(epoch:int, split:str, loaders:dict, setting:dict, best:dict|None) -> str:
+    "Say in which epoch memory ran out, what is kept, and what to change."
+    mend = ["data.batch_size (another training, so it is not changed on its own)" if split == "train" else "data.batch_size and eval.batch_size"]
+    if setting["device"] != "cpu": mend.append("data.device_share")
+    faster = ", or train.precision=bf16" if setting["precision"] == "fp32" else ""
+    return (f"training stopped in epoch {epoch}: memory ran out on {setting['device']} with {split} batches of {getattr(loaders[split], 'batch_size', 'so many')} images. {_kept(epoch, best)}. "
+            f"Make room and run again, without --force: it goes on. Or start anew with a smaller {' or '.join(mend)}{faster}")
 
 def _diverged(error:Diverged, epoch:int, best:dict|None, recipe:Recipe) -> Diverged:
     "Say in which epoch the loss went wrong, what is kept, and what to try."
