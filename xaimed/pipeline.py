@@ -8,7 +8,7 @@ __all__ = ['own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run
            'run_pipeline', 'describe']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
-import contextlib, json, logging, os, re, sys, time
+import contextlib, functools, json, logging, os, re, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -83,6 +83,22 @@ def _check_complete(notebook) -> None:
             raise PipelineError(f"cell (`{first_line(cell.source)}`) was not run to its end; nothing after it can be trusted")
 
 # %% ../nbs/06_pipeline.ipynb #05edbc76
+@functools.cache
+def _engine() -> str:
+    "Register papermill's own engine with less writing; its name."
+    from papermill.engines import NBClientEngine, papermill_engines
+    class Seldom(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+            save = nb_man.save
+            def seldom(**how):
+                if (nb_man.now() - nb_man.last_save_time).total_seconds() > 1: save(**how)
+            nb_man.save = seldom
+            try: return super().execute_managed_notebook(nb_man, kernel_name, **options)
+            finally: nb_man.save = save           # papermill stores the page once more at the end
+    papermill_engines.register("xaimed", Seldom)
+    return "xaimed"
+
 def run_notebook(
     notebook:str|Path,                        # The notebook to run; it is not changed
     output:str|Path,                          # Where the executed copy goes; its folder is made
@@ -100,7 +116,7 @@ def run_notebook(
     output.parent.mkdir(parents=True, exist_ok=True)
     literal = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)]  # papermill formats its paths
     try:
-        done = papermill.execute_notebook(*literal, parameters, kernel_name="python3", language="python", progress_bar=False,
+        done = papermill.execute_notebook(*literal, parameters, engine_name=_engine(), kernel_name="python3", language="python", progress_bar=False,
                                           kernel_manager_class=own_kernel(env), raise_on_iopub_timeout=True, iopub_timeout=60)
         _check_complete(done)
     except papermill.PapermillExecutionError as e: error = _failed_cell(e)
