@@ -12,12 +12,12 @@ __all__ = ['TASKS', 'RECIPES', 'WARM_UP', 'START', 'END', 'MILESTONES', 'DROP', 
            'checkpoint_header', 'train_run', 'run_training', 'load_trained_model']
 
 # %% ../nbs/02_train.ipynb #2eceea8b
-import csv, importlib.util, math, os, shutil, time
+import atexit, csv, importlib.util, math, os, shutil, time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -284,6 +284,11 @@ def share_batch_norm(
         if type(module) is nn.BatchNorm2d: module.__class__ = SharedBatchNorm2d
     return model
 
+@cache
+def _leave_at_exit() -> None:
+    "Close the group of processes before the interpreter ends: a thread of it that still runs would abort a training that is done."
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+
 def join_team(
     device:torch.device|str, # What the run asks for
 ) -> Team:                   # Alone when nobody launched several processes
@@ -293,6 +298,7 @@ def join_team(
     except ImportError: raise XaimedError(f"this training was launched as {launched()[1]} processes, which needs accelerate: pip install 'xaimed[distributed]', or start it without a launcher") from None
     settings = [InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # the others wait while the first makes the data stage
     accelerator = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no", kwargs_handlers=settings)
+    _leave_at_exit()
     met = accelerator.process_index, accelerator.num_processes
     if met != launched(): raise XaimedError(f"the launcher's variables say process {launched()[0]} of {launched()[1]}, but the processes met as {met[0]} of {met[1]}: start the training with torchrun or accelerate launch, or without such variables (RANK, OMPI_COMM_WORLD_RANK, PMI_RANK)")
     return Team(*met, accelerator)
