@@ -62,13 +62,13 @@ def load_checkpoint(
 # %% ../nbs/02_checkpoint.ipynb #47fa1796
 def model_from_checkpoint(
     checkpoint:dict, # From `load_checkpoint`
-) -> nn.Module:      # On the CPU, in evaluation mode
+) -> nn.Module:      # On the CPU, in evaluation mode; convolution weights laid out channels last, as in training
     "Build the model a checkpoint describes and give it the checkpoint's weights."
     about = checkpoint["model"]
     model = build_model(about["name"], about["num_classes"], about["in_channels"], stem=about["stem"], image_size=about["image_size"])
     try: model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as e: raise ValueError(f"the checkpoint's weights do not fit its own description ({about}): {' '.join(str(e).split())[:300]}") from e
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 # %% ../nbs/02_checkpoint.ipynb #6673f5e2
 def random_states(
