@@ -11,10 +11,12 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from xaimed import pipeline
+from xaimed.checkpoint import NEEDED, load_checkpoint, save_checkpoint
 from xaimed.config import STAGES, XaimedError, load_options, stage_dir, stage_state
 from xaimed.pipeline import PipelineError, run_pipeline
 
@@ -142,6 +144,14 @@ def test_a_disk_so_full_that_no_page_can_be_written(small_disk, stand_ins, tmp_p
     with pytest.raises((XaimedError, OSError), match="No space left on device"): run_pipeline(**stand_ins, stages=("data", "models"))
     filled.unlink()
     assert [o.status for o in run_pipeline(**stand_ins, stages=("data", "models"))] == ["unchanged", "made"]
+
+
+def test_a_checkpoint_that_does_not_fit(small_disk):
+    "The largest file of a run is the likeliest to meet a full disk; torch's own words for it name a position in a file."
+    checkpoint = {k: kind() for k, kind in NEEDED.items()} | {"state_dict": {"weight": torch.ones(100)}}
+    save_checkpoint(small_disk / "best.pt", checkpoint)
+    with pytest.raises(OSError, match="No space left on device"): save_checkpoint(small_disk / "best.pt", checkpoint | {"state_dict": {"weight": torch.zeros(1_000_000)}})
+    assert load_checkpoint(small_disk / "best.pt")["state_dict"]["weight"].sum() == 100 and [p.name for p in small_disk.iterdir()] == ["best.pt"], "the one before is whole"
 
 
 def test_a_read_only_disk(small_disk, stand_ins):

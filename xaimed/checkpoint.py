@@ -29,8 +29,16 @@ def save_checkpoint(
     "Write a checkpoint whole or not at all."
     missing = [k for k, kind in NEEDED.items() if not isinstance(checkpoint.get(k), kind)]
     if missing: raise ValueError(f"a checkpoint needs {', '.join(f'{k} ({NEEDED[k].__name__})' for k in missing)}")
-    with atomic_write(path) as beside: torch.save({"format": FORMAT, "version": VERSION, **checkpoint}, beside)
+    with atomic_write(path) as beside: _save_tensors({"format": FORMAT, "version": VERSION, **checkpoint}, beside)
     return Path(path)
+
+def _save_tensors(content:dict, path:Path) -> None:
+    "torch.save through a file of Python's, which knows why it could not write; torch itself says of a full disk `unexpected pos 896 vs 790`."
+    try:
+        with open(path, "wb") as f: torch.save(content, f)
+    except RuntimeError as e:
+        if isinstance(e.__context__, OSError): raise e.__context__ from None
+        raise
 
 def _tensors_only(path:Path) -> object:
     "What a file holds, if that is tensors and plain values stored as they are."

@@ -474,7 +474,7 @@ def run_eval(
         data = load_split(options, asked.split, transforms_for(options))
         model = model.to(device)
         def scores(images):
-            loader = make_loader(images, batch_size=asked.batch_size, device=device, num_workers=options.data.num_workers)
+            loader = make_loader(images, batch_size=asked.batch_size, device=device, num_workers=options.data.num_workers, device_share=options.data.device_share)
             logits, labels = predict_logits(model, loader, device=device)
             return Scores(labels.numpy(), probabilities(logits.numpy(), data.spec.task), logits.numpy())
         scored = scores(data)
