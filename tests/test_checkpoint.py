@@ -94,7 +94,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = save_checkpoint(tmp_path / "last.pt", example())
     before = path.read_bytes()
     def full_disk(value, file):
-        file.write_bytes(before[:100])
+        file.write(before[:100])
         raise OSError("No space left on device")
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError): save_checkpoint(path, {**example(), "epoch": 2})
