@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from xaimed.config import (STAGES, Options, XaimedError, atomic_write, find_config, list_configs, load_options, read_json, read_manifest,
+from xaimed import config
+from xaimed.config import (STAGES, Interrupted, Options, XaimedError, atomic_write, find_config, list_configs, load_options, read_json, read_manifest,
                            refuse_unknown_parameters, resolve_device, resolve_path, run_stage, stage_dir, stage_state, write_json)
 
 
@@ -32,6 +33,8 @@ def one_file(name="a.txt", text="x", facts=None):
     ({"model.stem": "large"}, "'auto', 'small' or 'imagenet'"),
     ({"explain.target": "worst"}, "expected `predicted`, `true`, or a class index"),
     ({"data.split_fractions": [0.5, 0.5, 0.5]}, "sum to 1"),
+    ({"data.split_fractions": [float("nan"), 0.5, 0.5]}, "sum to 1"),
+    ({"run": "mine.failed"}, "another ending than .failed"),
     ({"device": "gpu"}, "expected auto, cpu, cuda, cuda:1 or mps"),
     ({"seed": "x"}, "expected a whole number"),
     ({"explain.methods": "gradcam"}, "expected a list"),
@@ -150,6 +153,74 @@ def test_another_file_of_the_same_name_in_another_data_folder_is_a_change(tmp_pa
     run_stage(at("a"), "data", one_file(facts={"watched": [tmp_path / "a" / "set.npz"]}))
     assert stage_state(at("c"), "data")[0], "the same content elsewhere is no change"
     assert stage_state(at("b"), "data") == (False, "set.npz changed")
+
+
+def test_a_relative_path_seen_from_another_folder_is_another_file(tmp_path, monkeypatch):
+    o = options(tmp_path, data={"dataset": "set.npz"})
+    for folder, text in (("a", "one"), ("b", "two"), ("c", "one")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "set.npz").write_text(text)
+    def seen_from(folder):
+        monkeypatch.chdir(tmp_path / folder)
+        return stage_state(o, "data")
+    monkeypatch.chdir(tmp_path / "a")
+    run_stage(o, "data", one_file(facts={"watched": [tmp_path / "a" / "set.npz"]}))
+    assert seen_from("a") == seen_from("c") == (True, "unchanged") and seen_from("b") == (False, "set.npz changed")
+
+
+def test_other_bytes_with_the_size_and_time_of_before_are_a_change(tmp_path):
+    source, o = tmp_path / "s", options(tmp_path)
+    source.write_text("one")
+    before = source.stat()
+    run_stage(o, "data", one_file(facts={"watched": [source]}))
+    source.write_text("two")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert stage_state(o, "data") == (False, "s changed")
+
+
+def test_a_file_behind_a_linked_folder_is_watched(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/healthy").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/loop").symlink_to(tmp_path / "set")
+    (tmp_path / "elsewhere/1.png").write_text("one")
+    o = options(tmp_path)
+    run_stage(o, "data", one_file(facts={"watched": [tmp_path / "set"]}))
+    assert stage_state(o, "data")[0]
+    (tmp_path / "elsewhere/2.png").write_text("two")
+    assert stage_state(o, "data") == (False, "set changed")
+
+
+def test_what_changes_while_a_stage_is_made_is_not_taken_for_what_it_was_made_from(tmp_path, monkeypatch):
+    "The code on the disk, and the result that the stage had read, are replaced while it is at work."
+    o, code = options(tmp_path), ["old"]
+    monkeypatch.setattr(config, "code_of", lambda stage: code[0])
+    def replaced_by_another_process(folder):
+        run_stage(o, "data", one_file())
+        seen = dict(config._BUILDS)
+        run_stage(o, "data", one_file(), force=True)
+        config._BUILDS.clear()
+        config._BUILDS.update(seen)                            # of another process this one knows nothing
+    run_stage(o, "models", replaced_by_another_process)
+    assert stage_state(o, "models") == (False, "data was made again")
+    def edited(folder):
+        run_stage(o, "data", one_file())
+        code[0] = "new"
+    run_stage(o, "models", edited, force=True)
+    assert stage_state(o, "models") == (False, "options or code changed")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("train:\n  epochs: 100\nseed: 1\ntrain:\n  batch_size: 8\n")
+    with pytest.raises(ValueError, match="'train' stands twice .line 1.: join the two"): load_options(tmp_path / "c.yaml")
+
+
+def test_a_full_disk_says_what_to_do(tmp_path):
+    o, log = options(tmp_path), []
+    with pytest.raises(Interrupted, match="data: No space left on device in .* MB free.: make room there, or set artifacts_dir"):
+        run_stage(o, "data", _two_steps(log, "two", OSError(28, "No space left on device")), resume=True)
+    run_stage(o, "data", _two_steps(log), resume=True)
+    assert log == ["one", "two"], "it goes on"
 
 
 def test_what_a_killed_process_left_is_kept_by_name(tmp_path):

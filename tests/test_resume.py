@@ -16,7 +16,7 @@ from torch import nn
 
 from xaimed import train
 from xaimed.checkpoint import load_checkpoint, save_checkpoint
-from xaimed.config import load_options, stage_dir
+from xaimed.config import load_options, stage_dir, stage_state
 from xaimed.train import read_last, run_training
 
 EPOCHS = 3
@@ -151,6 +151,7 @@ def test_killed_at_random_points_and_in_every_kind_of_moment(forks, undisturbed)
         made = stage_dir(options(folder), "train")
         assert_same(expected, weights(made))
         assert sorted(p.name for p in made.iterdir()) == ["best.pt", "curves.png", "history.csv", "last.pt", "manifest.json"]
+        assert stage_state(options(folder), "train") == (True, "unchanged"), "the next call would train again"
         assert not list(made.parent.glob(".t.part*")), "something is left of the attempt"
 
 

@@ -13,11 +13,11 @@ __all__ = ['log', 'PARAMETERS', 'STAGES', 'NOTEBOOKS', 'XaimedError', 'Interrupt
            'resolve_device', 'device_name', 'seed_everything', 'launched', 'without_launcher', 'progress']
 
 # %% ../nbs/00_config.ipynb #7459edc1
-import contextlib, copy, difflib, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
+import contextlib, copy, difflib, errno, hashlib, json, logging, math, os, platform, random, re, shutil, subprocess, sys, tempfile, time, uuid
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Callable, Iterable, Literal
+from typing import Annotated, Any, Callable, Iterable, Iterator, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -77,7 +77,8 @@ class DataOptions(Section):
     @field_validator("split_fractions")
     @classmethod
     def _sums_to_one(cls, value):
-        if min(value) <= 0 or abs(sum(value) - 1) > 1e-6: raise ValueError("expected three positive shares that sum to 1")
+        if not (min(value) > 0 and abs(sum(value) - 1) <= 1e-6):  # so put, it refuses NaN as well
+            raise ValueError("expected three positive shares that sum to 1")
         return value
 
 
@@ -194,6 +195,12 @@ class Options(Section):
     explain: ExplainOptions = Field(default_factory=ExplainOptions, description="What is explained")
     scorecard: ScorecardOptions = Field(default_factory=ScorecardOptions, description="How explanations are measured")
     report: ReportOptions = Field(default_factory=ReportOptions, description="The report")
+
+    @field_validator("run")
+    @classmethod
+    def _no_failure(cls, value):
+        if value.endswith(".failed"): raise ValueError("expected another ending than .failed: there lies what a failed run leaves, and it is taken away")
+        return value
 
 # %% ../nbs/00_config.ipynb #b3ff7e47
 def option_fields(
@@ -338,12 +345,22 @@ def run_name(
     return "_".join(parts)
 
 
+def _check_names_once(node:yaml.Node|None) -> None:
+    "Refuse a name that stands twice: of two sections with one name the later would undo the first without a word."
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+        if [k.value for k, _ in node.value].count(key.value) > 1: raise yaml.YAMLError(f"{key.value!r} stands twice (line {key.start_mark.line + 1}): join the two")
+        _check_names_once(value)
+
+
 def read_config(
     config:str|Path,     # A name under configs/experiments, or a path to a YAML file
 ) -> tuple[dict, str]:   # Its options as a nested dict, and the file's name
     "Read a config file; the run is called after the file unless it says otherwise."
     path = find_config(config)
-    try: values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    text = path.read_text(encoding="utf-8")
+    try:
+        _check_names_once(yaml.compose(text, yaml.SafeLoader))
+        values = yaml.safe_load(text) or {}
     except yaml.YAMLError as e: raise ValueError(f"{path.name} is not valid YAML: {e}") from None
     if not isinstance(values, dict): raise ValueError(f"{path.name} holds a {type(values).__name__}, expected a mapping of options such as `seed: 0`")
     return {"run": path.stem, **values}, path.name
@@ -506,16 +523,25 @@ def fingerprint(
 # %% ../nbs/00_config.ipynb #45d866eb
 def watch(
     path:str|Path, # A file or a folder
-) -> dict:         # path, size, mtime_ns, sha256
+) -> dict:         # path, size, mtime_ns, ctime_ns, sha256
     "Note a file's (or a folder's) identity; one that is not there is noted as absent."
     path = Path(path)
     if not path.exists(): return {"path": str(path), "absent": True}
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = sorted(_files_below(path))
         listing = "\n".join(f"{p.relative_to(path)} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
         return {"path": str(path), "size": len(files), "mtime_ns": 0, "sha256": hashlib.sha256(listing.encode()).hexdigest()}
     stat = path.stat()
-    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256_of(path)}
+    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns, "sha256": sha256_of(path)}
+
+
+def _files_below(folder:Path) -> Iterator[Path]:
+    "Give every file below a folder, also behind links to folders, each folder once."
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [f for f in folders if os.path.realpath(os.path.join(place, f)) not in seen]
+        yield from (p for name in names if (p := Path(place, name)).is_file())
 
 
 def unchanged(
@@ -525,8 +551,9 @@ def unchanged(
     path = Path(note["path"])
     if note.get("absent") or not path.exists(): return bool(note.get("absent")) and not path.exists()
     if path.is_file():
-        if path.stat().st_size != note["size"]: return False
-        if path.stat().st_mtime_ns == note["mtime_ns"]: return True
+        stat = path.stat()
+        if stat.st_size != note["size"]: return False
+        if (stat.st_mtime_ns, stat.st_ctime_ns) == (note["mtime_ns"], note.get("ctime_ns")): return True  # whoever writes a file can set its mtime back, not its ctime
     return watch(path)["sha256"] == note["sha256"]
 
 # %% ../nbs/00_config.ipynb #b6b2e9f7
@@ -568,10 +595,10 @@ def stage_state(
 
 
 def _where_now(note:dict, options:Options) -> dict:
-    "Look for the file of a data set that goes by name in the data folder of today."
+    "Look for a data set's file where the options of today have it: in the data folder when it goes by name, else beside the path given, which may be seen from another folder now."
     by_name = not Path(options.data.dataset).suffix and len(Path(options.data.dataset).parts) == 1
-    place = resolve_path(options.data.data_dir) / Path(note["path"]).name
-    return {**note, "path": str(place)} if by_name and place.exists() else note
+    place = (resolve_path(options.data.data_dir) if by_name else resolve_path(options.data.dataset).parent) / Path(note["path"]).name
+    return {**note, "path": str(place)} if place.exists() else note
 
 
 def upstream(
@@ -625,23 +652,35 @@ def run_stage(
         force = force or stage in os.environ.get("XAIMED_FORCE", "").split(",")
         if current and not force:
             log.info("%s: unchanged, kept", stage)
+            _BUILDS[folder] = read_manifest(folder)["build"]
             return folder
         log.info("%s: %s", stage, why)
         beside = _open_part(options, stage, fresh=force) if resume else Path(tempfile.mkdtemp(prefix=f".{folder.name}~", dir=folder.parent))
-        started, clock = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter()
+        started, clock, decided = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.perf_counter(), fingerprint(options, stage)
         try:
-            with _under_way(stage): facts = dict(make(beside) or {})
-            _write_manifest(beside, options, stage, facts, started, time.perf_counter() - clock)
+            with _under_way(stage), _room_on_disk(stage, folder): facts = dict(make(beside) or {})
+            with _room_on_disk(stage, folder): _write_manifest(beside, options, stage, decided, facts, started, time.perf_counter() - clock)
         except BaseException as e:
             if not resume or isinstance(e, XaimedError) and not isinstance(e, Interrupted): _keep_failed(beside, folder)
             raise
         _replace(beside, folder)
+        _BUILDS[folder] = read_manifest(folder)["build"]
         _part_note(folder).unlink(missing_ok=True)
     os.environ["XAIMED_FORCE"] = ",".join(s for s in os.environ.get("XAIMED_FORCE", "").split(",") if s != stage)  # once is enough
     return folder
 
 # %% ../nbs/00_config.ipynb #a11543dc
 _UNDER_WAY: list[str] = []
+_BUILDS: dict[Path, str] = {}   # Of each stage's folder, the result that this process last made or found: what a later stage has read, whatever another process makes of it meanwhile
+
+@contextlib.contextmanager
+def _room_on_disk(stage:str, folder:Path):
+    "Say of a full disk what to do about it."
+    try: yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+        free = shutil.disk_usage(folder.parent).free // 2**20
+        raise Interrupted(f"{stage}: {e.strerror} in {folder.parent} ({free} MB free): make room there, or set artifacts_dir (or XAIMED_ARTIFACTS) to a folder on another disk, and run again") from e
 
 @contextlib.contextmanager
 def _under_way(stage:str):
@@ -668,12 +707,14 @@ def _open_part(options:Options, stage:str, *, fresh:bool) -> Path:
     if part.exists() and not fresh and left == same and (not before or stage_state(options, before)[0]):
         log.info("%s: going on in what an unfinished attempt left", stage)
         for half in part.glob(".????????-*"): half.unlink()  # what `atomic_write` was at when the process died
+        (part / "manifest.json").unlink(missing_ok=True)     # it died between writing this and giving the folder its name
         return part
     if part.exists():
         log.info("%s: an unfinished attempt %s; it is kept as %s.failed", stage, "is given up" if fresh else "had other options, code or inputs", folder.name)
         _keep_failed(part, folder)
     write_json(note, same)
     part.mkdir()
+    to_disk(part.parent)
     return part
 
 # %% ../nbs/00_config.ipynb #53c5bfc2
@@ -688,13 +729,14 @@ def make_room(
         raise XaimedError(f"artifacts_dir: nothing can be written in {folder.parent} ({e.strerror}): set artifacts_dir (or XAIMED_ARTIFACTS) to a folder you may write to") from None
 
 
-def _write_manifest(beside:Path, options:Options, stage:str, facts:dict, started:str, seconds:float) -> None:
-    "Write down what decided a result and what it is made of."
+def _write_manifest(beside:Path, options:Options, stage:str, decided:str, facts:dict, started:str, seconds:float) -> None:
+    "Write down what decided a result, as it was when it was begun, and what it is made of."
     before = upstream(stage)
+    source = stage_dir(options, before) if before else None
     watched = [watch(p) for p in facts.pop("watched", [])]
     manifest = plain({
-        "stage": stage, "run": options.run, "build": uuid.uuid4().hex, "fingerprint": fingerprint(options, stage), "options": options,
-        "inputs": {before: read_manifest(stage_dir(options, before)).get("build")} if before else {},
+        "stage": stage, "run": options.run, "build": uuid.uuid4().hex, "fingerprint": decided, "options": options,
+        "inputs": {before: _BUILDS.get(source) or read_manifest(source).get("build")} if before else {},
         "watched": watched, "outputs": {p.name: {k: v for k, v in watch(p).items() if k != "path"} for p in sorted(beside.iterdir())}, "facts": facts,
         "started": started, "wall_seconds": round(seconds, 2), "peak_memory_mb": peak_memory_mb(), **provenance(options)})
     write_json(beside / "manifest.json", manifest | {"digest": _digest(manifest)})
