@@ -9,7 +9,8 @@ A stage is a notebook in a kernel of its own. Its time is taken apart by what pa
     lessons   cells that are neither imports nor the stage's own call: the page's worked examples
     stage     the cell that calls the stage's function
 The other side is a script: a fresh Python process that imports the stage's function (`idle`: the interpreter, the imports of torch and torchvision, the end) and calls it
-(`call`). `overhead` is start + imports + stage - idle - call: what a stage pays for being a notebook under papermill and not a script. Both sides run in turn, each time in an
+(`call`). `overhead` is start + imports - idle: what a stage pays for being a notebook under papermill and not a script; `render` and `lessons`, which a script would not have,
+stand beside it, and `stage` and `call`, the same work twice, show how much the clock wavers. Both sides run in turn, each time in an
 empty folder. Seconds of the clock are doubled by a busy neighbour; seconds of the processor (`cpu`, the kernel's, of all its threads) are hardly touched, so both are
 printed. Printed are medians over the turns; the last line is JSON.
 Before the script side was there, overhead was start + imports, so it counted the imports of torch that a script pays as well, and missed 4 s: 5.7 to 8.9 s. Predicted for it as it is now: 2.5 to 3.5 s.
@@ -136,7 +137,7 @@ def main() -> None:
     for stage in stages:
         median = {k: statistics.median(books[stage][k] for books, _ in turns) for k in turns[0][0][stage]}
         median |= {k: statistics.median(script[stage][k] for _, script in turns) for k in ("call", "idle")}
-        median["overhead"] = statistics.median(sum(books[stage][k] for k in ("start", "imports", "stage")) - sum(script[stage].values()) for books, script in turns)
+        median["overhead"] = statistics.median(books[stage]["start"] + books[stage]["imports"] - script[stage]["idle"] for books, script in turns)
         table[stage] = {k: round(v, 2) for k, v in median.items()}
         print(f"{stage:<8}" + "".join(f"{median[k]:>{w}.2f}" for k, w in (("seconds", 9), ("cpu", 8), ("render", 8), ("start", 8), ("imports", 9), ("lessons", 9), ("stage", 8), ("call", 8), ("idle", 8), ("overhead", 10))))
     whole = statistics.median(sum(stage["seconds"] for stage in books.values()) for books, _ in turns)
