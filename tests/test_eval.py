@@ -134,6 +134,7 @@ def test_two_runs_are_compared_on_the_same_images(task, K, tmp_path):
     for bad, why in ((write("few", labels[:50], probs[:50]), "expected the same images"), (write("other", 1 - labels if task in ("binary", "multi-label") else (labels + 1) % K, probs), "differ in their labels"),
                      (write("val", labels, probs, split="val"), "differ in their split")):
         with pytest.raises(ValueError, match=why): evaluation.compare_runs(first, bad)
+    with pytest.raises(ValueError, match="both runs are first, expected two"): evaluation.compare_runs(first, tmp_path / "few" / ".." / "first")
     with pytest.raises(XaimedError, match="no metrics.json"): evaluation.compare_runs(first, tmp_path / "nothing")
 
 

@@ -309,3 +309,10 @@ def test_a_stage_puts_large_tensors_on_large_pages_unless_told_not_to(stand_ins,
     write_notebook(tmp_path / "books" / "00_data.ipynb", "import os, pathlib\npathlib.Path('seen').write_text(os.environ['THP_MEM_ALLOC_ENABLE'])\n" + STAGE.format(stage="data"))
     run_pipeline(**stand_ins, stages=("data",))
     assert Path("seen").read_text() == (mine or "1")
+
+
+def test_a_run_of_one_data_set_is_not_written_over_by_another(stand_ins, tmp_path):
+    run_pipeline(**stand_ins, dataset="breastmnist", run="mine", stages=("data",))
+    with pytest.raises(XaimedError, match="run 'mine' holds the results of data set 'breastmnist', and this call would write those of 'synthetic' over them: name the data set"):
+        run_pipeline(**stand_ins, run="mine", stages=("data",))
+    assert statuses(run_pipeline(**stand_ins, dataset="breastmnist", run="mine", stages=("data",))) == ["unchanged"]

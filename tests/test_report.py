@@ -289,6 +289,26 @@ def test_no_recommendation_is_a_warning(tmp_path):
     assert "none can be recommended" in report.summary_section(results).data
 
 
+def test_nothing_judged_is_no_verdict_and_no_finding(tmp_path):
+    verdict = make_verdict(recommended=False, regions=False)
+    for m in verdict["methods"]:
+        if not m["control"]: m.update(kind="unjudged", verdict="not judged", reason="Too few images: 4 more would do.")
+    verdict["recommended"]["reason"] = "Nothing was judged. Too few images: 4 more would do."
+    said = plain(report.summary_section(scored(tmp_path, verdict)).data)
+    assert "no verdict. Nothing was judged. Too few images: 4 more would do." in said and "none can be recommended" not in said
+
+
+def test_an_answer_that_is_never_given_is_told(tmp_path):
+    results = report.load_results(make_run(tmp_path, "binary"))
+    assert "never answers" not in report.warnings_of(results)
+    metrics = stage_dir(load_options("quick_smoke", run="fixture", overrides={"artifacts_dir": str(tmp_path / "artifacts")}), "eval") / "metrics.json"
+    found = read_json(metrics)
+    found["per_class"][0]["precision"] = None
+    write_json(metrics, found)
+    again = report.load_results(load_options("quick_smoke", dataset="pathmnist", run="fixture", overrides={"artifacts_dir": str(tmp_path / "artifacts"), "data.data_dir": str(tmp_path / "private" / "data"), "data.size": 28}))
+    assert "The network never answers “class 0, of 2” on these images." in plain(report.warnings_of(again))
+
+
 def test_names_in_a_verdict_cannot_break_the_page(tmp_path, root):
     evil = "<script>alert('x')</script>\"&<b>"
     def spoil(x):

@@ -514,6 +514,7 @@ def compare_runs(
     seed:int=0,
 ) -> list[dict]:      # Per metric: title, test, first, second, difference (second minus first), low, high, p, n
     "Compare two runs on the images that both have scored."
+    if Path(first).resolve() == Path(second).resolve(): raise ValueError(f"both runs are {Path(first).name}, expected two: give the name of another one")
     (a, index, y, p), (b, others, z, q) = read_evaluation(first), read_evaluation(second)
     for key, what in (("dataset", "data set"), ("split", "split"), ("task", "task"), ("classes", "classes")):
         if a[key] != b[key]: raise ValueError(f"the two runs differ in their {what}: {a[key]} and {b[key]}, expected the same: a paired comparison needs the same images")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run_notebook', 'find_notebook', 'Outcome',
-           'stage_is_done', 'terminal', 'run_stage_notebook', 'shorten', 'check_names', 'hold_run', 'choose_config',
-           'run_pipeline', 'describe']
+           'stage_is_done', 'terminal', 'run_stage_notebook', 'shorten', 'check_names', 'check_run_is_of', 'hold_run',
+           'choose_config', 'run_pipeline', 'describe']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
 import contextlib, functools, json, logging, os, re, sys, time
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, claim, list_configs, load_options, make_room, plain,
-                           read_json, resolve_device, shared_folders, stage_dir, stage_state, unknown, without_launcher)
+                           read_json, read_manifest, resolve_device, resolve_path, shared_folders, stage_dir, stage_state, unknown, without_launcher)
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
 _KEEP_ALL_OUTPUT = """
@@ -286,6 +286,15 @@ def check_names(
         for name in (*options.explain.methods, *options.scorecard.methods): get_method(name)
 
 # %% ../nbs/06_pipeline.ipynb #6745d8de
+def check_run_is_of(
+    options:Options, # The run
+) -> None:
+    "Refuse to write the results of one data set over those of another under the same name."
+    try: there = read_manifest(stage_dir(options, STAGES[0]))["options"]["data"]["dataset"]
+    except (ValueError, KeyError, TypeError): return             # nothing there, or nothing that tells
+    if resolve_path(there) != resolve_path(options.data.dataset):
+        raise XaimedError(f"run {options.run!r} holds the results of data set {there!r}, and this call would write those of {options.data.dataset!r} over them: name the data set (dataset), or give this run another name (run)")
+
 def hold_run(
     options:Options, # The run
 ) -> contextlib.AbstractContextManager:
@@ -321,6 +330,7 @@ def run_pipeline(
     "Run the stage notebooks in order, skipping those whose options, inputs and code are unchanged."
     say = say or (lambda line: print(line, flush=True))
     options = load_options(config, dataset=dataset, run=run, overrides=dict(overrides or {}))
+    check_run_is_of(options)
     parameters = {"config": str(config), "dataset": dataset, "run": options.run, "overrides": dict(overrides or {})}
     for stage in stages: find_notebook(stage, notebooks=notebooks)
     idle = not force and all(stage_is_done(options, stage)[0] for stage in stages)

@@ -71,7 +71,8 @@ def _belief_note(results:Results) -> str:
     "Say in the summary which explanation may be believed."
     card = results.scorecard
     if card is None: return ""
-    words = f"the one to look at is {card.recommended.title}." if card.recommended.method else "none can be recommended."
+    unjudged = all(m.kind == "unjudged" for m in card.methods if not m.control)
+    words = f"the one to look at is {card.recommended.title}." if card.recommended.method else "no verdict." if unjudged else "none can be recommended."
     return note(Markup(f"Explanations, measured on {plural(card.budget.n_images, 'image')}: {escaped(words)} {escaped(card.recommended.reason)} <a href='#Measured-explanations'>The verdicts</a>."), warn=card.recommended.method is None)
 
 
@@ -115,6 +116,7 @@ def warnings_of(
     auc, right, counts = m.row("auc"), m.row("accuracy"), [c.support for c in m.per_class]
     if auc and auc.low is not None and auc.low <= 0.5: found.append("The interval of the AUC holds 0.5: that the network knows anything of these classes is not shown.")
     if d.task != "multi-label" and right and right.low is not None and right.low <= max(counts) / m.n: found.append(f"Always answering “{m.per_class[counts.index(max(counts))].name}” would be right in {100 * max(counts) / m.n:.0f} % of these images; that the network does better is not shown.")
+    if d.task != "multi-label" and (silent := [c.name for c in m.per_class if c.support and c.precision is None]): found.append(f"The network never answers {' or '.join(f'“{n}”' for n in silent)} on these images.")
     if (cams := cam_names(results)) and min(results.model.cam_map_size) < 4: found.append(f"{cams} {'read' if ' and ' in cams else 'reads'} a map of {' × '.join(map(str, results.model.cam_map_size))} cells: it says which part of the image, not which structure.")
     found += _speaking_against(results)
     if absent := [c.name for c in m.per_class if c.support == 0]: found.append(f"No image of {', '.join(absent)} in this split: figures averaged over classes leave it out.")
@@ -272,7 +274,7 @@ def _card_of_model(results:Results) -> list[str]:
     "What it is, what it is for, what changes its figures."
     d, m, t, p = results.dataset, results.model, results.training, results.provenance
     details = bullets([("Network", f"{network_name(m.name)}, {m.stem} stem, {m.parameters:,} parameters"), ("Started from", m.weights or ("torchvision's default weights" if m.pretrained else "random weights")),
-        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({', '.join(d.classes)})"), ("Recipe", f"{t.recipe}{changed_words(t)}{f' ({t.title})' if t.title else ''}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
+        ("Input", f"{m.in_channels} × {m.image_size} × {m.image_size}"), ("Outputs", f"{m.num_classes} ({'; '.join(d.classes)})"), ("Recipe", f"{t.recipe}{changed_words(t)}{f' ({t.title})' if t.title else ''}, {plural(t.epochs, 'epoch')}, seed {p.seed}"),
         ("Weights evaluated", f"{results.metrics.checkpoint.which or 'best'}, epoch {results.metrics.checkpoint.epoch}"), ("Made with", f"xaimed {p.versions.get('xaimed') or ''}".strip() + (f", commit {p.commit}" if p.commit else ""))])
     use = "Research and teaching: to study how a classifier of small medical images behaves and what explanation methods say about it.\n\nOut of scope: diagnosis, screening, triage, or any decision about a patient. It was not validated for clinical use and has no regulatory approval."
     relevant = {"synthetic": "None of people, places or devices: the images are drawn by a program.", "published": "Relevant: who was imaged, where, and on which device; none of that is recorded in the data file, so figures cannot be broken down by it.",

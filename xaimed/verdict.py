@@ -375,6 +375,7 @@ def recommend(
     good = [m for m in ours if m["kind"] == "better"]
     every = f"each of the {len(decisive)} decisive measures"
     if not decisive: return {"method": None, "title": None, "reason": "No measure of faithfulness was scored that decides."}
+    if ours and all(m["kind"] == "unjudged" for m in ours): return {"method": None, "title": None, "reason": f"Nothing was judged. {ours[0]['reason']}"}
     if not good:
         counts = Counter(m["kind"] for m in ours)
         words = {"some": "better than the controls by some measures only", "none": "no better than a control", "randomisation": "failing the randomisation test",
@@ -445,7 +446,8 @@ def summary_words(
     ours = [m for m in verdict["methods"] if not m["control"]]
     kinds = {kind: [m["title"] for m in ours if m["kind"] == kind] for kind in ("better", "some", "none", "randomisation", "unjudged")}
     named = verdict["recommended"]["title"]
-    first = f"The explanation to use here is {named}." if named else "No explanation method can be recommended here."
+    nothing = ours and len(kinds["unjudged"]) == len(ours)
+    first = f"The explanation to use here is {named}." if named else f"The explanations were not judged. {ours[0]['reason']}" if nothing else "No explanation method can be recommended here."
     words = {"better": "better than every control map by every decisive measure", "some": "better by some measures only", "none": "no better than a control map",
              "randomisation": "failing the randomisation test", "unjudged": "not judged"}
     parts = [f"{len(kinds[kind])} {text} ({_listing(kinds[kind])})" for kind, text in words.items() if kinds[kind]]
