@@ -102,6 +102,26 @@ def test_a_bomb_of_zeros(tmp_path, way, monkeypatch):
     refused(zipped(tmp_path / "mine.npz", parts(val_images=npy(np.zeros((4 << 10, 28, 28), np.uint8)))), "val_images would grow from .*zip bomb")
 
 
+def test_a_bomb_in_many_parts(tmp_path, way, monkeypatch):
+    "No array of it is a bomb by itself."
+    monkeypatch.setattr(S, "BOMB", (1 << 20, 500))
+    more = [(f"more_{i}.npy", npy(np.zeros(900_000, np.uint8))) for i in range(20)]
+    refused(zipped(tmp_path / "mine.npz", [*parts(), *more]), "mine.npz would grow from .*zip bomb")
+
+
+def test_a_header_without_end_is_not_read(tmp_path, way):
+    "A header of the second version that announces 64 MB, packed into 64 kB."
+    import tracemalloc
+    header = b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 26) + b" " * (1 << 26)
+    path = zipped(tmp_path / "mine.npz", parts(train_images=header))
+    del header
+    tracemalloc.start()
+    refused(path, "(?i)is not a whole .npz file.*header")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 << 20
+
+
 @pytest.mark.parametrize("claimed", (10**9, 2**32 - 2))
 def test_a_directory_that_claims_more_than_deflate_can_do(tmp_path, way, claimed):
     path = zipped(tmp_path / "mine.npz", parts())
