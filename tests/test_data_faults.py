@@ -309,6 +309,20 @@ def test_a_png_bomb_is_refused_by_its_header(pictures, side, words):
         assert "05.png" in str(e.value)
 
 
+def test_only_the_formats_of_the_folder_loader_are_opened(pictures, monkeypatch):
+    "PostScript under the name of a picture would start a program; nor is any other format of Pillow's tried."
+    from PIL import EpsImagePlugin
+    def run(*args, **kwargs): raise AssertionError("Ghostscript was started")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    for save in (lambda p: Image.new("L", (12, 12)).save(p, "EPS"), lambda p: Image.new("L", (12, 12)).save(p, "PPM")):
+        save(pictures / "benign" / "5.png")
+        for call in (lambda: D.find_data(pictures), lambda: D.read_image(pictures / "benign" / "5.png", 28, 1)):
+            with pytest.raises(D.DataError, match="5.png cannot be read as an image"): call()
+    for ending in D.IMAGE_SUFFIXES:
+        Image.new("L", (12, 12), 90).save(pictures / f"a{ending}")
+        assert abs(int(D.read_image(pictures / f"a{ending}", 12, 1).mean()) - 90) < 3
+
+
 def test_a_text_bomb_in_a_png(pictures):
     text = b"note\x00\x00" + zlib.compress(bytes(80 << 20))
     whole = (pictures / "benign" / "5.png").read_bytes()
