@@ -7,7 +7,7 @@ __all__ = ['log', 'DEFLATE_LIMIT', 'BOMB', 'HEADER', 'MOST_ENTRIES', 'BLOCK', 'S
            'machine_fault', 'ArrayHeader', 'put_in_place', 'read_array', 'array_headers', 'md5_of']
 
 # %% ../nbs/00_store.ipynb #0bcc5aa4
-import contextlib, errno, hashlib, io, json, logging, math, os, re, shutil, stat, struct, tempfile, time, zipfile, zlib
+import contextlib, errno, hashlib, json, logging, math, os, re, shutil, stat, struct, tempfile, time, zipfile, zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -58,15 +58,22 @@ class ArrayHeader:
     n_bytes:int     # Of all values
     offset:int      # Bytes before the first value
 
+class _Short:
+    "An open file of which nobody reads more than a header may take at once."
+    def __init__(self, file): self.file = file
+    def read(self, n:int) -> bytes:
+        if n > HEADER: raise ValueError(f"a header of {n} bytes, expected at most {HEADER}")
+        return self.file.read(n)
+
 def _read_header(f) -> ArrayHeader:
     "The header of an open `.npy`."
-    start = io.BytesIO(f.read(HEADER))
+    start = _Short(f)
     version = np.lib.format.read_magic(start)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers: raise ValueError(f"format version {version}, expected (1, 0) or (2, 0)")
     shape, _, dtype = readers[version](start)
     if min(shape, default=0) < 0: raise ValueError(f"shape {shape} has a negative length")
-    return ArrayHeader(tuple(shape), "|O" if dtype.hasobject else dtype.str, math.prod(shape) * dtype.itemsize, start.tell())
+    return ArrayHeader(tuple(shape), "|O" if dtype.hasobject else dtype.str, math.prod(shape) * dtype.itemsize, f.tell())
 
 def _check_member(path:Path, info:zipfile.ZipInfo) -> None:
     "Refuse an array whose sizes in the zip's directory cannot be meant."
