@@ -12,6 +12,7 @@ import pytest
 
 from xaimed import batch, cli
 from xaimed.batch import run_batch
+from xaimed.config import XaimedError
 
 from stand_ins import STAGE, stand_ins, write_notebook  # noqa: F401 (a fixture)
 
@@ -124,6 +125,26 @@ def test_each_worker_here_sees_one_card(stand_ins, tmp_path, monkeypatch):
     done = run_batch(["synthetic"], **stand_ins, seeds=range(3), stages=("data",), jobs=4, overrides={"device": "cuda"})
     assert [r.status for r in done.rows] == ["made"] * 3, done.rows
     assert sorted(p.name for p in tmp_path.glob("saw_*")) == ["saw_4", "saw_7"]
+
+
+def test_no_card_here_is_said_at_once(stand_ins, monkeypatch, tmp_path):
+    monkeypatch.setattr(batch, "visible_gpus", lambda device: [])
+    with pytest.raises(XaimedError, match="device is cuda, and no card is visible.*expected one or more: set device to cpu"):
+        run_batch(["synthetic"], **stand_ins, seeds=range(2), stages=("data",), jobs=2, overrides={"device": "cuda"})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("n,words", [(1, "none of the scheduler's 1 workers has announced a card \\(tcp:.*--resources GPU=1"), (0, "no worker yet: the runs wait for one.*--resources GPU=1")])
+def test_no_card_on_any_worker_is_said_at_once(stand_ins, monkeypatch, tmp_path, n, words):
+    "With workers that have none it is an error; without a worker, what is waited for is said."
+    distributed = pytest.importorskip("distributed")
+    def tell(said, *parts): raise XaimedError(said % parts)     # the waiting itself has no end
+    monkeypatch.setattr(batch.log, "warning", tell)
+    worker = {"cls": distributed.Nanny, "options": {"nthreads": 1, "host": "127.0.0.1", "memory_limit": None, "local_directory": str(tmp_path), "silence_logs": 50}}
+    before = dict(os.environ)
+    with distributed.SpecCluster(workers=dict.fromkeys(range(n), worker), scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}, silence_logs=50) as cluster:
+        with pytest.raises(XaimedError, match=words): run_batch(["synthetic"], **stand_ins, stages=("data",), overrides={"device": "cuda"}, scheduler=cluster.scheduler_address)
+    os.environ.update(before)
 
 
 def test_cards_that_are_hidden_are_not_shared_out(monkeypatch):

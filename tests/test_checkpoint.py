@@ -83,6 +83,21 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     with pytest.raises(ValueError, match="best.pt is not a checkpoint"): load_checkpoint(tmp_path / "best.pt")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_asks_for_memory_is_refused(tmp_path, legacy):
+    "A few hundred bytes that make a bytearray of a tenth of a gigabyte; PyTorch permits that function."
+    asks = {"format": FORMAT, "version": VERSION, **example(), "options": {"x": Calls(bytearray, 10**8)}}
+    torch.save(asks, tmp_path / "best.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="best.pt is not a checkpoint.*mentions bytearray.*train again"): load_checkpoint(tmp_path / "best.pt")
+
+
+def test_memory_that_runs_out_while_reading_is_said(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "best.pt", example())
+    def fails(*args, **kwargs): raise MemoryError
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises(ValueError, match="best.pt is not a checkpoint.*MemoryError"): load_checkpoint(tmp_path / "best.pt")
+
+
 @pytest.mark.parametrize("lacking", sorted(NEEDED))
 def test_what_a_checkpoint_needs(tmp_path, lacking):
     partial = {k: v for k, v in example().items() if k != lacking}
@@ -139,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch,
     from xaimed import checkpoint, train
     save_checkpoint(tmp_path / "last.pt", example())
     def fails(path): raise OSError(number, "as the system says", str(path))
-    monkeypatch.setattr(checkpoint, "_tensors_only", fails)
+    monkeypatch.setattr(checkpoint, "read_tensors", fails)
     for read in (lambda: load_checkpoint(tmp_path / "last.pt"), lambda: train.read_last(tmp_path, "val_loss")):
         with pytest.raises(OSError, match="as the system says.*last.pt") as caught: read()
         assert caught.value.errno == number

@@ -271,6 +271,19 @@ def test_a_folder_is_split_reproducibly_in_equal_shares(pictures):
     assert splits["train"].images.shape[1:] == (1, 28, 28) and splits["train"].spec.task == "binary"
 
 
+def test_the_card_knows_the_images_of_a_linked_class_folder(pictures, tmp_path):
+    "They are read through the link, so the checksum covers them; what no split uses is left out."
+    (pictures / "benign").rename(tmp_path / "elsewhere")
+    (pictures / "benign").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    def facts(): return D.make_card(D.find_data(pictures))["file"]
+    before = facts()
+    assert before["bytes"] == sum(p.stat().st_size for p in [*(tmp_path / "elsewhere").glob("*.png"), *(pictures / "malignant").glob("*.png")])
+    (pictures / "cover.png").write_bytes(b"of no class")
+    assert facts() == before
+    shutil.copy(pictures / "malignant" / "00.png", tmp_path / "elsewhere" / "00.png")
+    assert facts()["sha256"] != before["sha256"]
+
+
 def test_a_folder_with_its_own_splits(pictures, tmp_path):
     for split in ("train", "valid", "test"): shutil.copytree(pictures, tmp_path / "split" / split)
     _, files = D.folder_files(tmp_path / "split")

@@ -102,6 +102,26 @@ def test_a_bomb_of_zeros(tmp_path, way, monkeypatch):
     refused(zipped(tmp_path / "mine.npz", parts(val_images=npy(np.zeros((4 << 10, 28, 28), np.uint8)))), "val_images would grow from .*zip bomb")
 
 
+def test_a_bomb_in_many_parts(tmp_path, way, monkeypatch):
+    "No array of it is a bomb by itself."
+    monkeypatch.setattr(S, "BOMB", (1 << 20, 500))
+    more = [(f"more_{i}.npy", npy(np.zeros(900_000, np.uint8))) for i in range(20)]
+    refused(zipped(tmp_path / "mine.npz", [*parts(), *more]), "mine.npz would grow from .*zip bomb")
+
+
+def test_a_header_without_end_is_not_read(tmp_path, way):
+    "A header of the second version that announces 64 MB, packed into 64 kB."
+    import tracemalloc
+    header = b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 26) + b" " * (1 << 26)
+    path = zipped(tmp_path / "mine.npz", parts(train_images=header))
+    del header
+    tracemalloc.start()
+    refused(path, "is not a whole .npz file.*a header of 67108864 bytes, expected at most 65536")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 8 << 20
+
+
 @pytest.mark.parametrize("claimed", (10**9, 2**32 - 2))
 def test_a_directory_that_claims_more_than_deflate_can_do(tmp_path, way, claimed):
     path = zipped(tmp_path / "mine.npz", parts())
@@ -287,6 +307,20 @@ def test_a_png_bomb_is_refused_by_its_header(pictures, side, words):
     for call in (lambda: D.find_data(pictures), lambda: D.read_image(pictures / "benign" / "05.png", 28, 1)):
         with pytest.raises(D.DataError, match=words) as e: call()
         assert "05.png" in str(e.value)
+
+
+def test_only_the_formats_of_the_folder_loader_are_opened(pictures, monkeypatch):
+    "PostScript under the name of a picture would start a program; nor is any other format of Pillow's tried."
+    from PIL import EpsImagePlugin
+    def run(*args, **kwargs): raise AssertionError("Ghostscript was started")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    for save in (lambda p: Image.new("L", (12, 12)).save(p, "EPS"), lambda p: Image.new("L", (12, 12)).save(p, "PPM")):
+        save(pictures / "benign" / "5.png")
+        for call in (lambda: D.find_data(pictures), lambda: D.read_image(pictures / "benign" / "5.png", 28, 1)):
+            with pytest.raises(D.DataError, match="5.png cannot be read as an image"): call()
+    for ending in D.IMAGE_SUFFIXES:
+        Image.new("L", (12, 12), 90).save(pictures / f"a{ending}")
+        assert abs(int(D.read_image(pictures / f"a{ending}", 12, 1).mean()) - 90) < 3
 
 
 def test_a_text_bomb_in_a_png(pictures):

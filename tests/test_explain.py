@@ -187,6 +187,18 @@ def test_stage_scores(tmp_path):
     np.testing.assert_allclose(again["value"], table["value"], atol=2e-3, rtol=2e-3)
 
 
+def test_a_region_of_a_file_is_watched(tmp_path):
+    from xaimed.config import read_manifest, stage_state
+    corner = np.zeros((28, 28), bool); corner[:6, :6] = True
+    np.savez(tmp_path / "ruler.npz", mask=corner)
+    options = smoke(tmp_path, **SCORED | {"scorecard.budget": "cheap", "scorecard.region": str(tmp_path / "ruler.npz")})
+    folder = explain.run_explain(options)
+    assert read_json(folder / "verdict.json")["regions"]["name"] == "ruler"
+    assert [n["path"] for n in read_manifest(folder)["watched"]] == [str(tmp_path / "ruler.npz")] and stage_state(options, "explain")[0]
+    np.savez(tmp_path / "ruler.npz", mask=corner.T[::-1])
+    assert stage_state(options, "explain") == (False, "ruler.npz changed")
+
+
 def test_the_budget_is_honoured(tmp_path, monkeypatch):
     folder = explain.run_explain(smoke(tmp_path, **SCORED | {"scorecard.budget": "cheap"}))
     table, verdict = read_table(folder), read_json(folder / "verdict.json")
@@ -254,9 +266,12 @@ def test_a_region_of_ones_own(cheat, tmp_path):
     assert name == "ruler" and masks.shape == (len(data), 28, 28) and masks[0].sum() == 36
     np.savez(tmp_path / "each.npz", test_masks=np.stack([corner] * len(data)))
     assert torch.equal(explain.region_masks(str(tmp_path / "each.npz"), data)[1], masks)
+    np.savez(tmp_path / "grey.npz", mask=np.full((28, 28), 7, np.uint8))
+    np.savez(tmp_path / "objects.npz", mask=np.array([{}], dtype=object))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "ruler.npz").read_bytes()[:-30])
     np.savez(tmp_path / "small.npz", mask=corner[:9])
     np.savez(tmp_path / "empty.npz", other=corner)
-    for bad, message in (("small", "has shape"), ("empty", "holds neither"), ("missing", "no such file")):
+    for bad, message in (("small", "has shape"), ("empty", "holds neither"), ("missing", "no such file"), ("grey", "numbers from 7 to 7"), ("objects", "Python objects"), ("broken", "not a whole .npz")):
         with pytest.raises(ValueError, match=message): explain.region_masks(str(tmp_path / f"{bad}.npz"), data)
     with pytest.raises(ValueError, match="Near: border"): explain.region_masks("boarder", data)
     nowhere = torch.zeros_like(masks)

@@ -1,4 +1,6 @@
 "Models: published weights without a network, state dicts that do not fit, hooks and modes, the stage's refusals."
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from xaimed import models
 from xaimed.config import load_options, read_json, stage_state
 from xaimed.data import build_transforms
-from xaimed.models import (adapt_channels, build_model, cam_layer, cam_map_size, check_cam, fit_state_dict, input_size, list_models,
+from xaimed.models import (adapt_channels, build_model, cam_layer, cam_map_size, check_cam, fit_state_dict, input_size, list_models, load_state_dict,
                            register_backbone, resolve_weights, run_models, shrink_kernel, trace_shapes, transforms_for, weights_preset)
 
 
@@ -105,6 +107,35 @@ def test_a_pickle_runs_no_code(tmp_path):
     torch.save({"a": Bomb()}, tmp_path / "bomb.pt")
     with pytest.raises(ValueError, match="nothing in it was run"): build_model("resnet18", 2, weights=tmp_path / "bomb.pt")
     assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_are_read_in_both_forms_and_ask_for_no_memory(tmp_path, legacy):
+    class Asks:
+        def __reduce__(self): return bytearray, (10**8,)
+    state = {"a": torch.arange(6.0), "at_the_seam": torch.zeros(1 << 18)}
+    torch.save(state, tmp_path / "good.pt", _use_new_zipfile_serialization=not legacy)
+    assert all(torch.equal(v, state[k]) for k, v in load_state_dict(tmp_path / "good.pt").items())
+    torch.save({**state, "b": Asks()}, tmp_path / "asks.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match="asks.pt is not a file of tensors.*mentions bytearray.*expected a state dict"): load_state_dict(tmp_path / "asks.pt")
+
+
+def test_weights_that_are_packed_or_damaged_are_refused(tmp_path):
+    torch.save({"a": torch.arange(6.0)}, tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in good.infolist(): packed.writestr(member.filename, good.read(member))
+    content = bytearray((tmp_path / "good.pt").read_bytes())
+    content[content.index(torch.arange(6.0).numpy().tobytes()) + 5] ^= 1
+    (tmp_path / "turned.pt").write_bytes(content)
+    (tmp_path / "start.pt").write_bytes(content[:300])
+    for name, words in (("packed", "packed members"), ("turned", "a checksum does not fit"), ("start", "BadZipFile")):
+        with pytest.raises(ValueError, match=f"{name}.pt is not a file of tensors \\(({words})"): load_state_dict(tmp_path / f"{name}.pt")
+
+
+def test_a_word_is_found_across_the_blocks_of_a_file(tmp_path):
+    for place in range((1 << 20) - 10, (1 << 20) + 1):
+        (tmp_path / "x").write_bytes(b"-" * place + b"bytearray")
+        assert models._mentions(tmp_path / "x", b"bytearray") and not models._mentions(tmp_path / "x", b"bytearrays")
 
 
 @pytest.mark.parametrize("name", ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"])

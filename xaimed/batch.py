@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
-from .config import XaimedError, atomic_write, load_options, read_json, slug, stage_dir
+from .config import XaimedError, atomic_write, load_options, log, read_json, slug, stage_dir
 from .pipeline import choose_config, run_pipeline, shorten
 
 # %% ../nbs/06_batch.ipynb #23479925
@@ -207,6 +207,17 @@ def _needs_gpu(client, device:str) -> bool:
     return device.startswith("cuda") or (device == "auto" and announced)
 
 
+_ANNOUNCE = "start a worker with `dask worker … --resources GPU=1` on a machine that has a card, or set device to cpu"
+
+
+def _check_cards(client) -> None:
+    "Refuse a scheduler none of whose workers has announced a card; where there is no worker yet, say what is waited for."
+    found = client.scheduler_info(n_workers=-1)["workers"]
+    if not found: log.warning("no worker yet: the runs wait for one that has announced a card (%s)", _ANNOUNCE)
+    elif not any(w.get("resources", {}).get("GPU") for w in found.values()):
+        raise XaimedError(f"device is cuda, and none of the scheduler's {len(found)} workers has announced a card ({', '.join(sorted(found)[:4])}{' …' if len(found) > 4 else ''}), expected one with the resource GPU: {_ANNOUNCE}")
+
+
 def _workers_now(client, gpu:bool) -> tuple[set[str], list[str]]:
     "List the workers there are, and those that hold nothing and may take a run."
     found = client.scheduler_info(n_workers=-1)["workers"]
@@ -234,6 +245,7 @@ def _side_by_side(rows:Sequence[Row], kwargs:dict, scheduler:str, workers:Mappin
     waiting, running, deaths, done = list(rows), {}, Counter(), queue.SimpleQueue()
     with _cluster(scheduler, workers) as client:
         gpu = _needs_gpu(client, device)
+        if gpu: _check_cards(client)
         while waiting or running:
             try: there, free = _workers_now(client, gpu)
             except OSError as e:  # the scheduler itself has gone
@@ -313,7 +325,9 @@ def _spread(rows:Sequence[Row], kwargs:dict, scheduler:str, jobs:int, device:str
     "Plan the workers for the rows, and run them side by side."
     _need_dask()
     if ":" in device: raise ValueError(f"device is {device!r}, one card for all runs: say `device: cuda`, and each worker has a card of its own")
-    workers = local_workers(min(jobs, len(rows)), visible_gpus(device)) if scheduler == "local" else {}
+    gpus = visible_gpus(device) if scheduler == "local" else []
+    if device == "cuda" and scheduler == "local" and not gpus: raise XaimedError("device is cuda, and no card is visible on this machine, expected one or more: set device to cpu or auto, or look at CUDA_VISIBLE_DEVICES and the driver (nvidia-smi)")
+    workers = local_workers(min(jobs, len(rows)), gpus) if scheduler == "local" else {}
     if workers: kwargs = kwargs | {"env": _share_of_cores(len(workers)) | dict(kwargs.get("env") or {})}
     return _side_by_side(rows, kwargs, scheduler, workers, device)
 

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'VERSION', 'NEEDED', 'save_checkpoint', 'load_checkpoint', 
            'restore_random_states', 'training_state', 'restore_training']
 
 # %% ../nbs/02_checkpoint.ipynb #48303977
-import errno, pickle, random, zipfile
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import atomic_write, resolve_path
-from .models import build_model
+from .models import build_model, read_tensors
 
 # %% ../nbs/02_checkpoint.ipynb #9d2d31e0
 FORMAT, VERSION = "xaimed-checkpoint", 1
@@ -40,14 +40,6 @@ def _save_tensors(content:dict, path:Path) -> None:
         if isinstance(e.__context__, OSError): raise e.__context__ from None
         raise
 
-def _tensors_only(path:Path) -> object:
-    "What a file holds, if that is tensors and plain values stored as they are."
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as z:
-            if any(m.compress_type != zipfile.ZIP_STORED for m in z.infolist()): raise ValueError("packed members, which torch does not write")
-            if z.testzip(): raise ValueError("a checksum does not fit its bytes")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
 def load_checkpoint(
     path:str|Path, # A file that `save_checkpoint` wrote
 ) -> dict:         # Tensors on the CPU
@@ -55,10 +47,9 @@ def load_checkpoint(
     path = resolve_path(path)
     mend = "give best.pt or last.pt of a train folder, or train again"
     if not path.is_file(): raise FileNotFoundError(f"no checkpoint {path.parent.name}/{path.name}: run the train stage first")
-    try: checkpoint = _tensors_only(path)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError) as e:
-        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL): raise  # it could not be read (rights, disk), which says nothing about the file; EINVAL is a damaged place inside it
-        raise ValueError(f"{path.name} is not a checkpoint of xaimed, or is damaged ({type(e).__name__}; nothing in it was run): {mend}") from e
+    try: checkpoint = read_tensors(path)
+    except ValueError as e:
+        raise ValueError(f"{path.name} is not a checkpoint of xaimed, or is damaged ({e}; nothing in it was run): {mend}") from e
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         keys = f" with {', '.join(map(str, list(checkpoint)[:3]))}" if isinstance(checkpoint, dict) and checkpoint else ""
         raise ValueError(f"{path.name} holds a {type(checkpoint).__name__}{keys}, not a checkpoint of xaimed: {mend}. A bare state dict goes into model.weights")

@@ -400,6 +400,7 @@ def npz_spec(
 
 # %% ../nbs/00_data.ipynb #f87d38e9
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")   # theirs, and no other: whatever a file is called, Pillow goes by its bytes, and PostScript would be run
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 def _class_files(folder:Path) -> dict:
@@ -452,7 +453,7 @@ def _open_image(path:Path):
     from PIL import Image
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try: image = Image.open(path)
+        try: image = Image.open(path, formats=_FORMATS)
         except Image.DecompressionBombError as e: raise DataError(f"{path} is too large ({e}): expected at most {MOST_PIXELS} pixels; make it smaller, or take it out of the folder") from e
     if (n := image.size[0] * image.size[1]) > MOST_PIXELS:
         image.close()
@@ -460,7 +461,7 @@ def _open_image(path:Path):
     return image
 
 def read_image(
-    path:Path,        # Any file PIL reads
+    path:Path,        # PNG, JPEG, BMP, TIFF, WebP or GIF, whatever its name
     size:int,         # Side in pixels
     channels:int,     # 1 or 3
 ) -> np.ndarray:      # uint8, shape (size, size) or (size, size, 3)
@@ -979,10 +980,10 @@ def count_labels(
     per_class = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=k)
     return {"total": len(labels), "per_class": [int(c) for c in per_class]}
 
-def _file_facts(found:DataFile) -> dict:
-    "Name, size and checksums of the data file; for a folder, of all its images together."
+def _file_facts(found:DataFile, how:dict) -> dict:
+    "Name, size and checksums of the data file; for a folder, of the images of all splits together."
     if found.kind != "folder": return {"name": found.path.name, "bytes": found.path.stat().st_size, "md5": md5_of(found.path), "sha256": sha256_of(found.path), "official": found.official}
-    files = sorted(p for p in found.path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for pairs in folder_files(found.path, fractions=how["split_fractions"], seed=how["seed"])[1].values() for p, _ in pairs)
     text = "\n".join(f"{p.relative_to(found.path).as_posix()} {sha256_of(p)}" for p in files)
     return {"name": found.path.name, "bytes": sum(p.stat().st_size for p in files), "md5": None, "sha256": hashlib.sha256(text.encode()).hexdigest(), "official": None}
 
@@ -999,7 +1000,7 @@ def make_card(
     return {"name": spec.name, "title": spec.title, "task": spec.task, "classes": list(spec.classes), "channels": spec.channels, "ndim": spec.ndim,
             "size": size, "image_shape": shape, "counts": {s: count_labels(_labels_of(found, s, how), len(spec.classes)) for s in SPLITS},
             "licence": spec.licence, "source": spec.source, "citation": spec.citation, "known_defects": list(spec.known_defects), "flips": spec.flips,
-            "file": _file_facts(found), "masks": masks_path(found.path) is not None, "description": spec.description}
+            "file": _file_facts(found, how), "masks": masks_path(found.path) is not None, "description": spec.description}
 
 # %% ../nbs/00_data.ipynb #c481c9cc
 def draw_samples(

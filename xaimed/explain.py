@@ -6,8 +6,9 @@
 __all__ = ['WARNING', 'REGIONS', 'DRIFT_SEVERITIES', 'choose_targets', 'draw_images', 'select_samples', 'Question', 'ask',
            'explainer', 'Explained', 'explain_samples', 'on_cpu', 'flat_maps', 'picture', 'sample_titles',
            'draw_samples', 'write_explanations', 'read_explanations', 'gallery_rows', 'scored_methods', 'scoring_plan',
-           'score_batch', 'scorecard', 'named_region', 'region_masks', 'elsewhere', 'right_answers', 'region_report',
-           'region_relevance', 'drift_report', 'measure_explanations', 'write_cases', 'warnings_of', 'run_explain']
+           'score_batch', 'scorecard', 'named_region', 'region_file', 'region_masks', 'elsewhere', 'right_answers',
+           'region_report', 'region_relevance', 'drift_report', 'measure_explanations', 'write_cases', 'warnings_of',
+           'run_explain']
 
 # %% ../nbs/04_explain.ipynb #4c81fc49
 import csv
@@ -24,13 +25,14 @@ from torch import Tensor, nn
 
 from .attribution import METHODS, Attribution, attribute, enlarge, get_method, undisturbed
 from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
-from .data import ImageDataset, load_split
+from .data import ImageDataset, load_split, read_masks
 from .eval import files_named, run_eval
 from .models import in_batches, out_of_memory, transforms_for
 from .perturbation import impute
 from .plots import overlay_grid, save_figure, shared_scale
 from .robustness import corruptions_for, drift_words, explanation_drift
 from .scorecard import MEASURES, chance_levels, choose_measures, pixel_effects, randomised_models, relevance_mass, score, square_effects
+from .store import array_headers
 from .stress import Evaluated, neighbours_figure, read_neighbours
 from .train import load_trained_model, run_training
 from .trust import predict_labels, probabilities
@@ -370,6 +372,12 @@ def named_region(
     at_y, at_x = (y < tall) | (y >= height - tall), (x < wide) | (x >= width - wide)
     return at_y | at_x if name == "border" else at_y & at_x
 
+def region_file(
+    name:str|None,        # As in `scorecard.region`
+) -> Path|None:           # None where the region is not one of a file
+    "The file of a region, whether or not there is one now."
+    return resolve_path(name) if str(name).endswith(".npz") else None
+
 def region_masks(
     name:str|None,        # As in `scorecard.region`; None: the planted marker, where there is one
     data:ImageDataset,    # The split
@@ -377,13 +385,12 @@ def region_masks(
     "Where the suspicious region of each image is; None where there is none."
     size, n = tuple(data.images.shape[-2:]), len(data)
     if name is None: return None if data.marker_masks is None else ("planted marker", data.marker_masks.bool())
-    if not str(name).endswith(".npz"): return str(name), named_region(name, size).expand(n, *size)
-    path = resolve_path(name)
+    if not (path := region_file(name)): return str(name), named_region(name, size).expand(n, *size)
     if not path.is_file(): raise ValueError(f"scorecard.region is {name!r}, and there is no such file: expected {' or '.join(REGIONS)}, or the path of an .npz")
-    with np.load(path, allow_pickle=False) as f: found = {k: f[k] for k in (f"{data.split}_masks", "mask") if k in f}
-    if not found: raise ValueError(f"{path.name} holds neither 'mask' nor '{data.split}_masks', expected one of them: a mask for all images, or one for each")
-    values = torch.from_numpy(next(iter(found.values())))
-    masks = values if values.dtype == torch.bool else values >= (128 if values.max() > 1 else 1)
+    held = array_headers(path)
+    key = next((k for k in (f"{data.split}_masks", "mask") if k in held), None)
+    if key is None: raise ValueError(f"{path.name} holds neither 'mask' nor '{data.split}_masks', expected one of them: a mask for all images, or one for each")
+    masks = values = torch.from_numpy(read_masks(path, key))
     if masks.ndim == 2: masks = masks.expand(n, *masks.shape)
     elif masks.ndim == 3 and len(masks) > n: masks = masks[data.index]            # a split that was cut down
     if not masks.any(): raise ValueError(f"the region in {path.name} is empty, expected true, 1, or at least 128 (of 255) inside it")
@@ -559,5 +566,6 @@ def run_explain(
             write_json(folder / "verdict.json", verdict)
             shown, facts = replace(shown, warnings=warnings_of(verdict)), {"recommended": verdict["recommended"]["method"], "budget": options.scorecard.budget}
         write_cases(options, folder, shown)
-        return write_explanations(folder, shown) | facts
+        region = region_file(options.scorecard.region)
+        return write_explanations(folder, shown) | facts | {"watched": [region] if region else []}
     return run_stage(options, "explain", make, force=force)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['NO_ROOM', 'BACKBONES', 'STEMS', 'SMALL_STEM_UP_TO', 'STEM_KERNEL', 'eval_mode', 'out_of_memory', 'in_batches',
            'Backbone', 'register_backbone', 'backbone', 'resnet10', 'list_models', 'adapt_channels', 'shrink_kernel',
-           'resolve_stem', 'resolve_weights', 'load_state_dict', 'fit_state_dict', 'ModelSpec', 'build_model',
-           'trace_shapes', 'cam_layer', 'cam_map_size', 'check_cam', 'layer_table', 'summary_text', 'weights_preset',
-           'input_size', 'transforms_for', 'spec_from_card', 'model_from_options', 'model_card', 'run_models']
+           'resolve_stem', 'resolve_weights', 'read_tensors', 'load_state_dict', 'fit_state_dict', 'ModelSpec',
+           'build_model', 'trace_shapes', 'cam_layer', 'cam_map_size', 'check_cam', 'layer_table', 'summary_text',
+           'weights_preset', 'input_size', 'transforms_for', 'spec_from_card', 'model_from_options', 'model_card',
+           'run_models']
 
 # %% ../nbs/01_models.ipynb #37e1c99c
-import pickle
+import errno, pickle, zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -198,15 +199,47 @@ def _weights_by_name(name:str, text:str) -> WeightsEnum:
     return published[member]
 
 # %% ../nbs/01_models.ipynb #35835dfe
+class _NotStored(ValueError):
+    "Why a file cannot be one of tensors stored as they are."
+
+def _mentions(path:Path, word:bytes) -> bool:
+    "Whether a file holds these bytes anywhere."
+    tail = b""
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            if word in tail + block: return True
+            tail = block[1 - len(word):]
+    return False
+
+def _check_stored(path:Path) -> None:
+    "Refuse packed members, a wrong checksum, and a pickle that would make a `bytearray` of any length."
+    with open(path, "rb") as f: zipped = f.read(2) == b"PK"
+    if zipped or zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as z:
+            if any(m.compress_type != zipfile.ZIP_STORED for m in z.infolist()): raise _NotStored("packed members, which torch does not write")
+            if z.testzip(): raise _NotStored("a checksum does not fit its bytes")
+    if _mentions(path, b"bytearray"): raise _NotStored("it mentions bytearray, which can take any memory and which no tensor needs")
+
+def read_tensors(
+    path:Path, # A file that torch.save wrote, as a zip or in its older form
+) -> object:   # Tensors on the CPU, plain values, and containers of them
+    "What a file holds, running no code from it; a ValueError says why it cannot be such a file, an OSError why it cannot be read."
+    try:
+        _check_stored(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, ArithmeticError, MemoryError) as e:
+        if isinstance(e, OSError) and e.errno not in (None, errno.EINVAL): raise  # rights or disk, which says nothing about the file; EINVAL is a damaged place inside it
+        raise ValueError(str(e) if isinstance(e, _NotStored) else type(e).__name__) from e
+
 def load_state_dict(
     path:str|Path, # A file written with torch.save
 ) -> dict[str, Tensor]: # Names to tensors, on the CPU
     "Read a state dict from a local file, running no code from it."
     path = resolve_path(path)
     if not path.is_file(): raise FileNotFoundError(f"no weights file {path.name!r}: give the path of a state dict saved with torch.save")
-    try: content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, ImportError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path.name} is not a file of tensors ({type(e).__name__}; nothing in it was run): expected a state dict, "
+    try: content = read_tensors(path)
+    except ValueError as e:
+        raise ValueError(f"{path.name} is not a file of tensors ({e}; nothing in it was run): expected a state dict, "
                          "written with torch.save(model.state_dict(), path), not a whole model and not another format") from e
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict): content = content["state_dict"]
     wrong = not isinstance(content, dict) or not content or [k for k, v in content.items() if not isinstance(v, Tensor)]
