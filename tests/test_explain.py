@@ -119,6 +119,15 @@ def test_stage(tmp_path):
     assert np.array_equal(shown.target, shown.labels) and set(shown.group) == {"random"} and list(shown.attributions) == ["gradcam"]
 
 
+def test_the_recommended_method_is_drawn_also_when_nobody_asked_for_its_pictures(tmp_path, monkeypatch):
+    import pandas as pd
+    judged = {"recommended": {"method": "saliency"}, "methods": [], "warnings": []}
+    monkeypatch.setattr(explain, "measure_explanations", lambda *args: (pd.DataFrame({"score": [1.0]}), judged))
+    monkeypatch.setattr(explain, "warnings_of", lambda verdict: {})
+    shown = read_explanations(explain.run_explain(smoke(tmp_path, **{"scorecard.budget": "cheap", "explain.methods": ["gradcam"]})), range(4))
+    assert list(shown.attributions) == ["gradcam", "saliency"]
+
+
 def test_stage_when_nothing_was_wrong(tmp_path, monkeypatch):
     "An evaluation without an error writes a gallery with one group; the stage explains that and the random images."
     from xaimed import eval as evaluation

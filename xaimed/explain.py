@@ -513,7 +513,7 @@ def measure_explanations(
               "seed": options.seed, "seconds": time.perf_counter() - started}
     verdict = judge(table, [m.facts for m in MEASURES.values() if m.name in taken], [{"name": n, "title": METHODS[n].title, "control": METHODS[n].control} for n in methods],
                     budget=budget, seed=options.seed, regions=found or None)
-    return table, verdict | {"drift": drift_report(options, model, data, explaining) if asked.n_drift else None}
+    return table, verdict | {"drift": drift_report(options, model, data, explaining) if asked.n_drift and asked.budget == "full" else None}
 
 def write_cases(
     options:Options,
@@ -564,7 +564,9 @@ def run_explain(
             table, verdict = measure_explanations(options, model, data, samples, explaining)
             table.to_csv(folder / "scorecard.csv", index=False, float_format="%.6g")
             write_json(folder / "verdict.json", verdict)
-            shown, facts = replace(shown, warnings=warnings_of(verdict)), {"recommended": verdict["recommended"]["method"], "budget": options.scorecard.budget}
+            best = verdict["recommended"]["method"]
+            if best and best not in asked.methods: shown = explain_samples(model, data, samples, methods=[*asked.methods, best], target=asked.target, **explaining)  # whoever is told to look at it shall see it
+            shown, facts = replace(shown, warnings=warnings_of(verdict)), {"recommended": best, "budget": options.scorecard.budget}
         write_cases(options, folder, shown)
         region = region_file(options.scorecard.region)
         return write_explanations(folder, shown) | facts | {"watched": [region] if region else []}
