@@ -303,14 +303,6 @@ def test_executed_pages_are_whole_and_quiet(smoke_run):
         assert not errors, (stage, errors)
 
 
-@pytest.mark.parametrize("mine", ["", "0"])
-def test_a_stage_puts_large_tensors_on_large_pages_unless_told_not_to(stand_ins, tmp_path, monkeypatch, mine):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", mine) if mine else monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    write_notebook(tmp_path / "books" / "00_data.ipynb", "import os, pathlib\npathlib.Path('seen').write_text(os.environ['THP_MEM_ALLOC_ENABLE'])\n" + STAGE.format(stage="data"))
-    run_pipeline(**stand_ins, stages=("data",))
-    assert Path("seen").read_text() == (mine or "1")
-
-
 def test_a_run_of_one_data_set_is_not_written_over_by_another(stand_ins, tmp_path):
     run_pipeline(**stand_ins, dataset="breastmnist", run="mine", stages=("data",))
     with pytest.raises(XaimedError, match="run 'mine' holds the results of data set 'breastmnist', and this call would write those of 'synthetic' over them: name the data set"):

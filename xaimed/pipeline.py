@@ -193,8 +193,8 @@ def terminal() -> str:
 
 
 def _kernel_env(stage:str, force:bool, env:Mapping[str,str]|None) -> dict[str,str]:
-    "Environment of a stage's kernel: where its progress goes, whether a current result is made again, and large tensors on large memory pages, which a CPU gets sooner."
-    return {"THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"), "XAIMED_PROGRESS": terminal(), "XAIMED_FORCE": stage if force else "", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "Environment of a stage's kernel: where its progress goes, and whether a current result is made again."
+    return {"XAIMED_PROGRESS": terminal(), "XAIMED_FORCE": stage if force else "", "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))} | dict(env or {})  # captum's bars ask for a widget no page needs
 
 
