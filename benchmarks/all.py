@@ -21,16 +21,17 @@ from pathlib import Path
 from xaimed.config import atomic_write, unknown
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = {  # name: (title, arguments)
-    "training": ("A training epoch, beside the MedMNIST authors' recipe", ["--train-images", "0", "--epochs", "2", "--seeds", "1"]),
-    "train_precision": ("A training step in float32 and in bfloat16", ["--batch-size", "128"]),
-    "throughput": ("Training beside the roofline of this machine", []),
-    "evaluation": ("Evaluating a network on a split, beside the MedMNIST authors' loop", []),
-    "loader": ("Loading and preparing images, beside medmnist's data set and a DataLoader", []),
-    "gradcam": ("Grad-CAM and integrated gradients, beside captum and pytorch-grad-cam", []),
-    "scorecard": ("Measures of explanations, beside their bare passes and Quantus", ["--stem", "imagenet"]),
-    "intervals": ("Bootstrap intervals, beside scikit-learn in a loop", []),
-    "pipeline": ("The whole pipeline, and what a notebook costs", []),
+BENCHMARKS = {  # name: (title, script and arguments)
+    "training": ("A training epoch, beside the MedMNIST authors' recipe", ["training.py", "--train-images", "0", "--epochs", "2", "--seeds", "1"]),
+    "train_precision": ("A training step in float32 and in bfloat16", ["train_precision.py", "--batch-size", "128"]),
+    "throughput": ("Training beside the roofline of this machine", ["throughput.py"]),
+    "evaluation": ("Evaluating a network on a split, beside the MedMNIST authors' loop", ["evaluation.py"]),
+    "loader": ("Loading and preparing images, beside medmnist's data set and a DataLoader", ["loader.py"]),
+    "gradcam": ("Grad-CAM and integrated gradients, beside captum and pytorch-grad-cam", ["gradcam.py"]),
+    "scorecard": ("Measures of explanations, beside their bare passes and Quantus", ["scorecard.py", "--repeats", "2", "--batch-sizes", "8", "16", "32", "64"]),
+    "scorecard_imagenet": ("The same with the stem of larger images, whose passes are some 13 times cheaper", ["scorecard.py", "--stem", "imagenet"]),
+    "intervals": ("Bootstrap intervals, beside scikit-learn in a loop", ["intervals.py"]),
+    "pipeline": ("The whole pipeline, and what a notebook costs", ["pipeline.py"]),
 }
 PACKAGES = ("xaimed", "torch", "torchvision", "numpy", "captum", "medmnist", "quantus", "grad-cam", "scikit-learn")
 
@@ -53,24 +54,25 @@ def _cpu() -> str:
     return names[0].strip() if names else platform.processor() or "unknown processor"
 
 
-def run(name: str, arguments: list[str]) -> str:
+def run(name: str, script: str, *arguments: str) -> str:
     "What a benchmark prints, without the last line for machines; its errors go to the terminal."
-    done = subprocess.run([sys.executable, str(HERE / f"{name}.py"), *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([sys.executable, str(HERE / script), *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode: raise SystemExit(f"benchmark {name} ended with exit code {done.returncode}; its section was left as it was")
     lines = done.stdout.rstrip().splitlines()
     return "\n".join(line.rstrip() for line in lines if not line.startswith("{"))
 
 
-def section(name: str, title: str, arguments: list[str], printed: str, seconds: float, where: str) -> str:
+def section(title: str, words: list[str], printed: str, seconds: float, where: str) -> str:
     "One benchmark's part of the page."
-    command = " ".join(["python", f"benchmarks/{name}.py", *arguments])
+    command = f"python benchmarks/{' '.join(words)}"
     return f"## {title}\n\n`{command}`, {date.today()}, {seconds:.0f} s.\n\n{where}\n\n```text\n{printed}\n```\n"
 
 
 def read_sections(text: str) -> dict[str, str]:
     "The parts of an earlier page by the benchmark's name."
+    names = {title: name for name, (title, _) in BENCHMARKS.items()}
     parts = re.split(r"(?m)^(?=## )", text)[1:]
-    return {m[1]: part.rstrip() + "\n" for part in parts if (m := re.search(r"`python benchmarks/(\w+)\.py", part))}
+    return {names[title]: part.rstrip() + "\n" for part in parts if (title := part[3:].partition("\n")[0]) in names}
 
 
 def page(sections: dict[str, str], order) -> str:
@@ -89,11 +91,11 @@ def main():
         if name not in BENCHMARKS: parser.error(str(unknown("benchmark", name, BENCHMARKS)))
     sections, where = read_sections(a.output.read_text(encoding="utf-8")) if a.output.exists() else {}, machine()
     for name in a.only or BENCHMARKS:
-        title, arguments = BENCHMARKS[name]
+        title, words = BENCHMARKS[name]
         started = time.perf_counter()
         print(f"{name}: {title}", flush=True)
-        printed = run(name, arguments)
-        sections[name] = section(name, title, arguments, printed, time.perf_counter() - started, where)
+        printed = run(name, *words)
+        sections[name] = section(title, words, printed, time.perf_counter() - started, where)
         with atomic_write(a.output) as beside: beside.write_text(page(sections, BENCHMARKS), encoding="utf-8")
         print(printed, flush=True)
 
