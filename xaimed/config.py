@@ -168,7 +168,7 @@ class ScorecardOptions(Section):
     budget: Literal["none", "cheap", "full"] = Field("full", description="`none`: no scorecard; `cheap`: each image is explained again for one randomised model and one other class only; `full`: every measure")
     n_images: int = Field(32, ge=5, description="Images scored, drawn at random by seed from the split that was evaluated")
     methods: tuple[str, ...] = Field(("saliency", "input_x_gradient", "smoothgrad", "guided_backprop", "gradient_shap", "gradcam_plus_plus", "layercam", "occlusion", "rise"), description="Methods compared beside those of explain.methods")
-    n_drift: int = Field(16, ge=0, description="Images whose maps are compared before and after corruption, with the full budget; 0 for none")
+    n_drift: int = Field(16, ge=0, description="Images whose maps are compared before and after corruption, whatever the budget: each is explained again for every corruption; 0 for none")
     n_deep: int = Field(16, ge=2, description="Of these, images for the measures of the full budget, which explain changed images and changed models")
     n_steps: int = Field(16, ge=2, le=1024, description="Steps of a perturbation curve")
     output: Literal["probability", "logit"] = Field("probability", description="What the perturbation curves follow: the probability of the class explained, or its logit")

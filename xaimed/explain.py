@@ -513,7 +513,7 @@ def measure_explanations(
               "seed": options.seed, "seconds": time.perf_counter() - started}
     verdict = judge(table, [m.facts for m in MEASURES.values() if m.name in taken], [{"name": n, "title": METHODS[n].title, "control": METHODS[n].control} for n in methods],
                     budget=budget, seed=options.seed, regions=found or None)
-    return table, verdict | {"drift": drift_report(options, model, data, explaining) if asked.n_drift and asked.budget == "full" else None}
+    return table, verdict | {"drift": drift_report(options, model, data, explaining) if asked.n_drift else None}
 
 def write_cases(
     options:Options,
