@@ -30,8 +30,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from xaimed.cli import to_pair
-from xaimed.config import STAGES
-from xaimed.pipeline import run_pipeline
+from xaimed.config import STAGES, load_options
+from xaimed.pipeline import check_names, run_pipeline
 from xaimed.report import render_report
 
 FUNCTIONS = {"data": ("data", "run_data"), "models": ("models", "run_models"), "train": ("train", "run_training"), "eval": ("eval", "run_eval"), "explain": ("explain", "run_explain"), "report": ("report", "run_report")}
@@ -131,6 +131,10 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch {version('torch')}, papermill {version('papermill')}; {a.repeats} turns")
     helped = start_up(7)
     print(f"xaimed --help: {helped['seconds']:.2f} s, cpu {helped['cpu']:.2f} s (promised: at most {PROMISES['xaimed --help']} s); heavy imports: {' '.join(helped['heavy imports']) or 'none'}")
+    began = time.perf_counter()
+    import papermill  # noqa: F401
+    check_names(load_options(**ask), stages)
+    print(f"once, before the first stage: papermill, torch and the check of every name in the pipeline's own process, {time.perf_counter() - began:.1f} s")
     turns = [(notebooks(ask, stages), scripts(ask, stages)) for _ in range(a.repeats)]
     table = {}
     print(f"{'stage':<8}{'seconds':>9}{'cpu':>8}{'render':>8}{'start':>8}{'imports':>9}{'lessons':>9}{'stage':>8}{'call':>8}{'idle':>8}{'overhead':>10}")
