@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_a_kernel_that_keeps_its_limit_of_output_makes_no_page(tmp_path, monkeyp
     monkeypatch.setattr(pipeline, "_KEEP_ALL_OUTPUT", pipeline._KEEP_ALL_OUTPUT.replace("SNDHWM", "NO_SUCH_OPTION"))
     book = write_notebook(tmp_path / "book.ipynb", "1 + 1")
     with pytest.raises(PipelineError, match="book.ipynb, a cell: its process"): run_notebook(book, tmp_path / "out.ipynb")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sockets with a path")
+@pytest.mark.parametrize("long", [False, True], ids=["short", "too long"])
+def test_a_kernel_listens_where_no_other_process_can_take_its_place(long, tmp_path, tmp_path_factory, monkeypatch):
+    "A TCP port looked for and let go can be gone when the kernel binds it; where a path would be too long, TCP still serves."
+    home = tmp_path_factory.mktemp("x" * 100 if long else "s")
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    book = write_notebook(tmp_path / "book.ipynb", "import ipykernel\nprint(ipykernel.get_connection_info(unpack=True)['transport'])")
+    cell = nbformat.read(run_notebook(book, tmp_path / "out.ipynb"), as_version=4).cells[-1]
+    assert cell.outputs[0].text.strip() == ("tcp" if long else "ipc")
+    dies = write_notebook(tmp_path / "dies.ipynb", "import os; os._exit(9)")
+    with pytest.raises(PipelineError, match="its process ended"): run_notebook(dies, tmp_path / "out2.ipynb")
+    assert not list(home.glob("xaimed-*"))
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ __all__ = ['own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run
            'choose_config', 'run_pipeline', 'describe']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
-import contextlib, functools, json, logging, os, re, sys, time
+import contextlib, functools, json, logging, os, re, sys, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, claim, list_configs, load_options, make_room, plain,
                            read_json, read_manifest, resolve_device, resolve_path, shared_folders, stage_dir, stage_state, unknown, without_launcher)
@@ -23,8 +23,12 @@ except Exception: __import__('os')._exit(70)
 """.strip()
 
 
+_LONGEST_SOCKET = 100  # bytes; Linux takes 107 for a socket's path, macOS 103
+
+
 def own_kernel(
     env:Mapping[str,str]|None=None, # Environment variables added for the kernel
+    sockets:str|Path|None=None,     # A folder of its own for the kernel's sockets; None: TCP ports of this machine
 ) -> type:                          # A kernel manager class for papermill and nbclient
     "Make a kernel manager that always starts this very interpreter, whatever kernels are registered."
     from jupyter_client.kernelspec import KernelSpec
@@ -33,9 +37,18 @@ def own_kernel(
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=argv, env=dict(env or {}), language="python", display_name="python3")
+        if sockets is not None: transport, ip = "ipc", str(Path(sockets) / "k")
         async def start_kernel(self, **how): await super().start_kernel(**{"env": without_launcher(), **how})  # a kernel is no member of a team
 
     return OwnKernel
+
+
+@contextlib.contextmanager
+def _socket_folder() -> Iterator[Path|None]:
+    "A folder that only this user may enter, gone afterwards; None where a socket has no path or its path would be too long."
+    with tempfile.TemporaryDirectory(prefix="xaimed-", ignore_cleanup_errors=True) as folder:
+        fits = len(os.fsencode(folder)) + len("/k-5") <= _LONGEST_SOCKET
+        yield Path(folder) if fits and os.name == "posix" else None
 
 # %% ../nbs/06_pipeline.ipynb #5ddeadbb
 def check_parameters(
@@ -116,8 +129,9 @@ def run_notebook(
     output.parent.mkdir(parents=True, exist_ok=True)
     literal = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)]  # papermill formats its paths
     try:
-        done = papermill.execute_notebook(*literal, parameters, engine_name=_engine(), kernel_name="python3", language="python", progress_bar=False,
-                                          kernel_manager_class=own_kernel(env), raise_on_iopub_timeout=True, iopub_timeout=60)
+        with _socket_folder() as sockets:
+            done = papermill.execute_notebook(*literal, parameters, engine_name=_engine(), kernel_name="python3", language="python", progress_bar=False,
+                                              kernel_manager_class=own_kernel(env, sockets), raise_on_iopub_timeout=True, iopub_timeout=60)
         _check_complete(done)
     except papermill.PapermillExecutionError as e: error = _failed_cell(e)
     except DeadKernelError: error = PipelineError(f"{_running_cell(output)}: its process ended; memory may have run out")
