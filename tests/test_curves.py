@@ -225,12 +225,14 @@ def test_reports_on_a_split_of_one_class_have_a_defined_answer(task, n):
     for value in (0, 1):
         one = np.full_like(y, value)
         rows, out = cv.curves_report(one, p, task, classes, n_resamples=100), cv.curves_left_out(one, p, task, classes)
-        assert rows == [] and {x["reason"] for x in out} <= {"no image has it", "every image has it"} and len(out) == (1 if task == "binary" else 4)
+        assert rows == [] and {x["reason"] for x in out} <= {"no image has it", "every image has it"} and len(out) == p.shape[1]
         for rule in cv.THRESHOLD_RULES:
             r = cv.operating_report(hy, hp, one, p, task, classes, rule=rule)
             if r is None: continue
             json.dumps(r, allow_nan=False)
-            for row in r["rows"]: assert f"{'all' if value else 'none'} of the {n} evaluated images {'have' if value else 'has'} it, so {'specificity' if value else 'sensitivity'} is not defined there" in row["note"]
+            for row in r["rows"]:
+                has = bool(value) if task == "multi-label" else row["class"] == value
+                assert f"{'all' if has else 'none'} of the {n} evaluated images {'have' if has else 'has'} it, so {'specificity' if has else 'sensitivity'} is not defined there" in row["note"]
             none_held = cv.operating_report(one, p, hy, hp, task, classes, rule=rule)
             assert all(row["threshold"] is None and row["note"].startswith("no threshold: ") for row in none_held["rows"])
 
@@ -255,7 +257,7 @@ def test_report_of_every_task(task):
     labels, probs, classes = table(task)
     rows = cv.curves_report(labels, probs, task, classes, n_resamples=200)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows and cv.curves_left_out(labels, probs, task, classes) == []
-    assert [r["class"] for r in rows] == ([1] if task == "binary" else [0, 1, 2, 3])
+    assert [r["class"] for r in rows] == list(range(len(classes)))
     for r in rows:
         assert list(r) == ["class", "name", "n_positive", "n", "prevalence", "auc", "auprc", "roc", "pr"]
         k = r["class"]
@@ -281,8 +283,8 @@ def test_what_has_no_curve_is_told():
     many = np.array([[1, 0], [1, 1], [1, 0]])
     assert [r["class"] for r in cv.curves_report(many, probs[:3, :2], "multi-label", "ab", n_resamples=100)] == [1] and cv.curves_left_out(many, probs[:3, :2], "multi-label", "ab")[0]["reason"] == "every image has it"
     p = np.array([[.4, .6]])
-    assert cv.curves_report([1], p, "binary", "ab") == [] and cv.curves_left_out([1], p, "binary", "ab") == [{"class": 1, "name": "b", "reason": "every image has it"}]
-    assert cv.curves_report([0], p, "binary", "ab") == [] and cv.curves_left_out([0], p, "binary", "ab")[0]["reason"] == "no image has it"
+    assert cv.curves_report([1], p, "binary", "ab") == [] and cv.curves_left_out([1], p, "binary", "ab") == [{"class": 0, "name": "a", "reason": "no image has it"}, {"class": 1, "name": "b", "reason": "every image has it"}]
+    assert cv.curves_report([0], p, "binary", "ab") == [] and cv.curves_left_out([0], p, "binary", "ab")[1]["reason"] == "no image has it"
 
 
 # ---- thresholds
@@ -379,7 +381,7 @@ def test_operating_report_of_every_task(task, rule):
         return
     assert json.loads(json.dumps(r, allow_nan=False)) == r
     assert (r["rule"], r["title"], r["n_held_out"], r["target"]) == (rule, cv.THRESHOLD_RULES[rule].title, 80, .8 if rule in ("sensitivity", "specificity") else None) and list(r) == ["rule", "title", "target", "n_held_out", "rows"]
-    assert [row["class"] for row in r["rows"]] == ([1] if task == "binary" else [0, 1, 2, 3])
+    assert [row["class"] for row in r["rows"]] == list(range(len(classes)))
     for row in r["rows"]:
         assert list(row) == ["class", "name", "threshold", "held_out", "scored", "note"] and row["name"] == classes[row["class"]]
         dull = any(0 in (row[w]["tp"] + row[w]["fp"], row[w]["fn"] + row[w]["tn"], row[w]["tp"], row[w]["tn"]) for w in ("held_out", "scored"))
@@ -398,8 +400,18 @@ def test_operating_report_of_every_task(task, rule):
 
 def test_the_test_images_do_not_move_the_threshold():
     (hy, hp, classes), (y, p, _) = table("binary", 80, 1), table("binary", 70, 2)
-    a, b = (cv.operating_report(hy, hp, labels, probs, "binary", classes)["rows"][0] for labels, probs in ((y, p), (1 - y, p[::-1])))
+    a, b = (cv.operating_report(hy, hp, labels, probs, "binary", classes)["rows"][1] for labels, probs in ((y, p), (1 - y, p[::-1])))
     assert a["threshold"] == b["threshold"] and a["held_out"] == b["held_out"] and a["scored"] != b["scored"]
+
+
+def test_each_class_of_a_binary_task_has_a_threshold_of_its_own():
+    "Which of the two is the finding is not for the numbering to say: 90 % sensitivity for one is not 90 % for the other."
+    (hy, hp, classes), (y, p, _) = table("binary", 80, 1), table("binary", 70, 2)
+    benign, ill = cv.operating_report(hy, hp, y, p, "binary", classes, rule="sensitivity", target=.9)["rows"]
+    turned = cv.operating_report(1 - hy, hp[:, ::-1], 1 - y, p[:, ::-1], "binary", classes[::-1], rule="sensitivity", target=.9)["rows"]
+    def figures(row): return {k: v for k, v in row.items() if k != "class"}
+    assert [figures(benign), figures(ill)] == [figures(turned[1]), figures(turned[0])]
+    assert min(benign["held_out"]["sensitivity"]["value"], ill["held_out"]["sensitivity"]["value"]) >= .9 and benign["threshold"] != pytest.approx(1 - ill["threshold"])
 
 
 def test_a_label_that_was_not_held_out_has_no_threshold():
@@ -409,12 +421,12 @@ def test_a_label_that_was_not_held_out_has_no_threshold():
     assert rows[0]["note"] == "all of the 1 evaluated images have it, so specificity is not defined there; the threshold calls all of the 1 evaluated images"
     for row, note in ((rows[1], "no threshold: none of the 2 held-out images has it"), (rows[2], "no threshold: all of the 2 held-out images have it")):
         assert row["threshold"] is row["held_out"] is row["scored"] is None and row["note"] == note
-    assert cv.operating_report([1], [[.2, .8]], [0], [[.3, .7]], "binary", "ab")["rows"][0]["note"].startswith("no threshold: all of the 1")
+    assert cv.operating_report([1], [[.2, .8]], [0], [[.3, .7]], "binary", "ab")["rows"][1]["note"].startswith("no threshold: all of the 1")
 
 
 def one_row(held, test, **options):
     "The row of a binary report on (has, score of class 1) pairs."
-    return cv.operating_report(held[0].astype(int), np.c_[1 - held[1], held[1]], test[0].astype(int), np.c_[1 - test[1], test[1]], "binary", "ab", **options)["rows"][0]
+    return cv.operating_report(held[0].astype(int), np.c_[1 - held[1], held[1]], test[0].astype(int), np.c_[1 - test[1], test[1]], "binary", "ab", **options)["rows"][1]
 
 
 def test_a_threshold_that_calls_all_or_none_is_noted():

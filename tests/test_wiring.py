@@ -85,7 +85,7 @@ def test_curves_are_written_as_numbers(task, K, tmp_path, fast):
     metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task=task, classes=NAMES[:K], n_resamples=200, seed=3)
     found = read_json(tmp_path / "curves.json")
     assert found["curves"] == plain(curves_report(labels, probs, task, NAMES[:K], n_resamples=200, seed=3)) and found["left_out"] == plain(curves_left_out(labels, probs, task, NAMES[:K]))
-    assert [c["name"] for c in found["curves"]] == {"binary": NAMES[1:2], "multi-label": NAMES[1:K]}.get(task, NAMES[:K]) and [x["name"] for x in found["left_out"]] == ([NAMES[0]] if task == "multi-label" else [])
+    assert [c["name"] for c in found["curves"]] == {"multi-label": NAMES[1:K]}.get(task, NAMES[:K]) and [x["name"] for x in found["left_out"]] == ([NAMES[0]] if task == "multi-label" else [])
     areas = {r["class"]: r["auc"] for r in found["curves"]}
     assert all(v == pytest.approx(metrics["per_class"][k]["auc"], abs=1e-3) for k, v in areas.items())
     assert (tmp_path / "curves.png").exists()
@@ -110,9 +110,9 @@ def test_thresholds_are_frozen_on_the_held_out_images(task, K, rule, tmp_path, f
     o = metrics["operating"]
     assert o == operating_report(held, said, labels, probs, task, NAMES[:K], rule=rule, target=.8)
     if task in ("multi-class", "ordinal"): return                                # the most probable class decides
-    assert o["rule"] == rule and o["target"] == (.8 if rule in ("sensitivity", "specificity") else None) and [r["class"] for r in o["rows"]] == ([1] if task == "binary" else list(range(K)))
+    assert o["rule"] == rule and o["target"] == (.8 if rule in ("sensitivity", "specificity") else None) and [r["class"] for r in o["rows"]] == list(range(K))
     for r in o["rows"]:
-        truth = lambda y: y[:, r["class"]] if task == "multi-label" else y
+        truth = lambda y: y[:, r["class"]] if task == "multi-label" else y == r["class"]
         called, was = (p[:, r["class"]] >= r["threshold"] for p in (probs, said))
         assert r["scored"]["sensitivity"]["value"] == pytest.approx(called[truth(labels) == 1].mean()) and r["held_out"]["specificity"]["value"] == pytest.approx((~was[truth(held) == 0]).mean())
         if rule in ("sensitivity", "specificity"): assert r["held_out"][rule]["value"] >= .8
@@ -170,9 +170,9 @@ def test_a_split_of_one_class_gives_the_new_parts_with_reasons(task, K, tmp_path
     labels, (_, held, said) = np.zeros((5, K), int) if task == "multi-label" else np.zeros(5, int), case(task, K, n=40, seed=5)
     metrics = evaluation.write_evaluation(tmp_path, images, labels, probs, task=task, classes=NAMES[:K], n_resamples=100, held_out=evaluation.Scores(held, said), metadata={"site": list("aabbb")})
     found = read_json(tmp_path / "curves.json")
-    assert found["curves"] == [] and len(found["left_out"]) == (1 if task == "binary" else K) and all(x["reason"] for x in found["left_out"])
+    assert found["curves"] == [] and len(found["left_out"]) == K and all(x["reason"] for x in found["left_out"])
     assert metrics["slices"]["tested"] == 0 and all(r["small"] and r["auc"]["value"] is None for r in metrics["slices"]["slices"])
-    if task in ("binary", "multi-label"): assert all(r["scored"]["sensitivity"]["value"] is None and r["scored"]["specificity"]["value"] is not None for r in metrics["operating"]["rows"])
+    if task in ("binary", "multi-label"): assert all(r["scored"]["sensitivity" if has else "specificity"]["value"] is not None and r["scored"]["specificity" if has else "sensitivity"]["value"] is None for r in metrics["operating"]["rows"] for has in [task == "binary" and r["class"] == 0])
     schema.Metrics.model_validate(metrics_of(tmp_path))
 
 

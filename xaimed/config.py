@@ -131,7 +131,7 @@ class EvalOptions(Section):
     calibrator: Literal["temperature", "vector", "isotonic"] = Field("temperature", description="Recalibration, fitted on the validation split and judged on the evaluated one")
     alpha: float = Field(0.1, gt=0, lt=1, description="Share of images whose true class may be missing from its conformal set")
     conformal: Literal["lac", "aps", "raps"] = Field("lac", description="Score behind the conformal sets; multi-label takes lac")
-    threshold: Literal["youden", "f1", "sensitivity", "specificity"] = Field("youden", description="Rule that chooses the threshold of class 1 (or of each label) on the validation split; it is then frozen")
+    threshold: Literal["youden", "f1", "sensitivity", "specificity"] = Field("youden", description="Rule that chooses the threshold of each class of a binary task, or of each label, on the validation split; it is then frozen")
     threshold_target: float = Field(0.9, gt=0, lt=1, description="Least sensitivity or specificity of that rule, where it has one")
     metadata: str | None = Field(None, description="A CSV with the columns `index` (place in the split), `split` if it is of several, and anything by which to slice the evaluated images")
     n_corrupted: int = Field(200, ge=0, description="Images evaluated again under corruptions, drawn by seed; 0 for none")

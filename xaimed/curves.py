@@ -170,7 +170,7 @@ def _drawn(y:np.ndarray, p:np.ndarray, task:str, classes:Sequence[str], most_cla
     if len(classes) != p.shape[1]: raise ValueError(f"classes has {len(classes)} names, expected {p.shape[1]}: one per column of probs")
     if most_classes < 1: raise ValueError(f"most_classes is {most_classes}, expected at least 1")
     true = Weighted(y, p, task, np.ones((1, len(p)))).positive
-    n, asked = true.sum(0), [1] if task == "binary" else list(range(p.shape[1]))
+    n, asked = true.sum(0), list(range(p.shape[1]))
     reasons = {k: "no image has it" if n[k] == 0 else "every image has it" for k in asked if n[k] in (0, len(p))}
     for k in sorted((k for k in asked if k not in reasons), key=lambda k: -n[k])[most_classes:]: reasons[k] = f"only the {most_classes} classes with the most images are drawn"
     return true, [k for k in asked if k not in reasons], [{"class": k, "name": str(classes[k]), "reason": reasons[k]} for k in asked if k in reasons]
@@ -325,7 +325,7 @@ def operating_report(
     if task not in ("binary", "multi-label"): return None
     held_true, true = (Weighted(*scores, task, np.ones((1, len(scores[1])))).positive for scores in ((held_y, held_p), (y, p)))
     rows = []
-    for k in ([1] if task == "binary" else range(p.shape[1])):
+    for k in range(p.shape[1]):
         row, n = {"class": k, "name": str(classes[k]), "threshold": None, "held_out": None, "scored": None, "note": None}, int(held_true[:, k].sum())
         if n in (0, len(held_y)): row["note"] = f"no threshold: {'none' if n == 0 else 'all'} of the {len(held_y)} held-out images {'has' if n == 0 else 'have'} it"
         else:
