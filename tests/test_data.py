@@ -317,6 +317,28 @@ def test_colour_and_16_bit_images(pictures):
     assert D.folder_spec(pictures).channels == 3 and D.read_image(pictures / "benign" / "00.png", 28, 3)[0, 0].tolist() == [10, 20, 30]
 
 
+def test_what_reading_a_folder_loses_is_told(pictures):
+    for path in pictures.rglob("*.png"): Image.open(path).resize((30, 30)).save(path)
+    assert D.folder_spec(pictures).known_defects == ()
+    (pictures / "dataset.json").write_text('{"known_defects": ["Two scanners."]}')
+    n = len(list(pictures.rglob("*.png")))
+    Image.fromarray(np.full((30, 75), 4095, np.uint16)).save(pictures / "benign" / "00.png")
+    Image.fromarray(np.full((60, 30), 9, np.uint8)).save(pictures / "benign" / "01.png")
+    said, oblong, deep = D.folder_spec(pictures).known_defects
+    assert said == "Two scanners." and oblong.startswith(f"2 of {n} images are not square (the longest is 2.5 times as long") and deep.startswith(f"1 of {n} images have 16 bits, of which the upper 8 are kept")
+
+
+def test_a_photograph_is_turned_as_its_camera_says(pictures):
+    "Every viewer turns it; torchvision and MONAI read it lying on its side."
+    upright, path = np.zeros((40, 20), np.uint8), pictures / "benign" / "00.png"
+    upright[:20] = 255
+    for k, turn in ((6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270), (3, Image.Transpose.ROTATE_180)):
+        (exif := Image.Exif())[0x0112] = k
+        Image.fromarray(upright).transpose(turn).save(path, exif=exif)
+        seen = D.read_image(path, 20, 1)
+        assert seen[:8].min() > 250 and seen[12:].max() < 5
+
+
 # masks
 
 def test_masks_beside_a_file(tmp_path):

@@ -465,27 +465,34 @@ def read_image(
     size:int,         # Side in pixels
     channels:int,     # 1 or 3
 ) -> np.ndarray:      # uint8, shape (size, size) or (size, size, 3)
-    "Read one image file; a broken one is named. 16-bit images keep their upper 8 bits."
-    from PIL import Image, UnidentifiedImageError
+    "Read one image file, turned as its EXIF orientation says; a broken one is named. 16-bit images keep their upper 8 bits."
+    from PIL import Image, ImageOps, UnidentifiedImageError
     try:
         with _open_image(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I;16"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode in ("I", "F"): raise DataError(f"{path} has 32-bit pixels (mode {image.mode}): convert it to 8 or 16 bits, since its range is not known")
             image = image.convert("L" if channels == 1 else "RGB")
             return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
     except DataError: raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, OverflowError, MemoryError) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, KeyError, TypeError, MemoryError) as e:
         raise machine_fault(path, e) or DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
 
-def _folder_channels(files) -> int:
-    "1 when every file's header says gray, else 3."
+def _look_at_headers(files) -> tuple[int, tuple[str, ...]]:
+    "Channels (1 when every file's header says gray, else 3), and a sentence for each thing that reading these files will lose."
+    channels, deep, longest = 1, 0, [1.0]
     for path in files:
         try:
             with _open_image(path) as image:
-                if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"): return 3
+                if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"): channels = 3
+                deep += image.mode.startswith("I;16")
+                longest.append(max(image.size) / max(1, min(image.size)))
         except DataError: raise
         except (OSError, SyntaxError, ValueError, EOFError, struct.error): read_image(path, 16, 1)
-    return 1
+    oblong, lost = sum(r > 1.02 for r in longest), []
+    if oblong: lost.append(f"{oblong} of {len(files)} images are not square (the longest is {max(longest):.2g} times as long as wide) and are squashed to a square: crop or pad them first where shapes tell something.")
+    if deep: lost.append(f"{deep} of {len(files)} images have 16 bits, of which the upper 8 are kept: rescale them first where grey values fill a part of the range only, as those of 12 bits do.")
+    return channels, tuple(lost)
 
 def folder_spec(
     folder:Path,      # Class folders; `dataset.json` inside may add title, licence …
@@ -495,8 +502,9 @@ def folder_spec(
     per_class = _class_files(folder if not own else next(folder / n for n in _SPLIT_NAMES["train"] if (folder / n).is_dir()))
     facts = _read_sidecar(folder / "dataset.json")
     if len(facts.get("classes", per_class)) != len(per_class): raise DataError(f"{folder / 'dataset.json'} names {len(facts['classes'])} classes, but there are {len(per_class)} class folders: {_names(per_class)}")
-    spec = DatasetSpec(folder.name, folder.name, "binary" if len(per_class) == 2 else "multi-class", tuple(per_class), _folder_channels([f for files in per_class.values() for f in files]))
-    spec = replace(spec, **facts)
+    channels, lost = _look_at_headers([f for files in per_class.values() for f in files])
+    spec = DatasetSpec(folder.name, folder.name, "binary" if len(per_class) == 2 else "multi-class", tuple(per_class), channels)
+    spec = replace(spec, **facts | {"known_defects": (*facts.get("known_defects", ()), *lost)})
     if spec.task == "multi-label": raise DataError(f"{folder}: a folder of class folders gives each image one class, so its task cannot be multi-label; write an .npz instead")
     return spec
 
