@@ -137,6 +137,18 @@ def test_a_copied_source_with_the_same_content_is_no_change(tmp_path):
     assert stage_state(o, "data") == (False, "s changed")
 
 
+def test_a_source_edited_while_the_stage_works_is_noticed(tmp_path):
+    "A maker that notes what it reads before reading it cannot pass off the edited file as what it read."
+    source, o = tmp_path / "s", options(tmp_path)
+    source.write_text("read")
+    def make(folder):
+        noted = config.watch(source)
+        source.write_text("edit")
+        return one_file(facts={"watched": [noted]})(folder)
+    run_stage(o, "data", make)
+    assert stage_state(o, "data") == (False, "s changed")
+
+
 def test_a_file_that_appears_beside_is_a_change(tmp_path):
     names, o = tmp_path / "mine.json", options(tmp_path)
     run_stage(o, "data", one_file(facts={"watched": [names]}))

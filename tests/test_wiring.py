@@ -269,7 +269,7 @@ def test_figures_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"eval.{name}"): load_options("quick_smoke", overrides={f"eval.{name}": value})
 
 
-def test_a_table_slices_the_images_that_were_evaluated(untrained, tmp_path):
+def test_a_table_slices_the_images_that_were_evaluated(untrained, tmp_path, monkeypatch):
     "By place in the split, whatever the order of the rows; rows of other splits and of images that were left out do no harm."
     rows = [(i, "test", "A" if i < 6 else "B", 40.5 + i) for i in reversed(range(20))] + [(i, "val", "C", 99) for i in range(14)]
     (tmp_path / "meta.csv").write_text("index,split,scanner,age\n" + "".join(f"{i},{s},{x},{y}\n" for i, s, x, y in rows))
@@ -283,7 +283,15 @@ def test_a_table_slices_the_images_that_were_evaluated(untrained, tmp_path):
     assert "meta.csv" not in stage_state(options, "eval")[1]
     (tmp_path / "meta.csv").write_text((tmp_path / "meta.csv").read_text().replace(",A,", ",D,"))
     assert stage_state(options, "eval") == (False, "meta.csv changed")
-    assert "scanner: D" in {r["name"] for r in metrics_of(evaluation.run_eval(options))["slices"]["slices"]}           # a changed table is read again
+    write = evaluation.write_evaluation
+    def edited_meanwhile(*given, **how):
+        (tmp_path / "meta.csv").write_text((tmp_path / "meta.csv").read_text().replace(",D,", ",E,"))
+        return write(*given, **how)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(evaluation, "write_evaluation", edited_meanwhile)
+        assert "scanner: D" in {r["name"] for r in metrics_of(evaluation.run_eval(options))["slices"]["slices"]}
+    assert stage_state(options, "eval") == (False, "meta.csv changed")
+    assert "scanner: E" in {r["name"] for r in metrics_of(evaluation.run_eval(options))["slices"]["slices"]}           # a changed table is read again
 
 
 @pytest.mark.parametrize("text,said", [

@@ -637,7 +637,7 @@ def claim(
 def run_stage(
     options:Options,                       # The run
     stage:str,                             # One of STAGES
-    make:Callable[[Path], dict|None],      # Fills the folder it is given; returns facts for the manifest, "watched" paths among them
+    make:Callable[[Path], dict|None],      # Fills the folder it is given; returns facts for the manifest, "watched" among them: paths, or what `watch` gave of them before they were read
     *,
     force:bool=False,                      # Make it again even when current
     resume:bool=False,                     # `make` can go on in a folder that a killed attempt left; its upstream stage is made before the call
@@ -733,7 +733,7 @@ def _write_manifest(beside:Path, options:Options, stage:str, decided:str, facts:
     "Write down what decided a result, as it was when it was begun, and what it is made of."
     before = upstream(stage)
     source = stage_dir(options, before) if before else None
-    watched = [watch(p) for p in facts.pop("watched", [])]
+    watched = [p if isinstance(p, dict) else watch(p) for p in facts.pop("watched", [])]
     manifest = plain({
         "stage": stage, "run": options.run, "build": uuid.uuid4().hex, "fingerprint": decided, "options": options,
         "inputs": {before: _BUILDS.get(source) or read_manifest(source).get("build")} if before else {},

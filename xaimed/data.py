@@ -27,7 +27,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, write_json
+from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, watch, write_json
 from .store import DataError, array_headers, machine_fault, md5_of, put_in_place, read_array, user_cache
 from .synthetic import write_synthetic
 
@@ -1066,11 +1066,12 @@ def run_data(
     def make(folder):
         from xaimed.plots import save_figure
         found, d = find_from_options(options), options.data
+        read = [watch(p) for p in (found.path, *files_beside(found))]   # as they are now: whoever edits them while the audit runs is noticed
         card = make_card(found, size=d.size, split_fractions=tuple(d.split_fractions), seed=data_seed(options))
         parts = {s: load_split(options, s) for s in SPLITS}           # every split is checked before anything is learned
         write_json(folder / "card.json", card)
         save_figure(draw_samples(parts["train"], seed=options.seed), folder / "samples.png")
         if d.audit: write_audit(folder, parts, most=d.audit_most, seed=options.seed)
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
-                "watched": [found.path, *files_beside(found)]}
+                "watched": read}
     return run_stage(options, "data", make, force=force)

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from .calibration import calibration_summary, fit_calibrator, logits_from, nll_of
-from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
+from .config import Options, XaimedError, atomic_write, load_options, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, watch, write_json
 from .conformal import accuracy_at_coverage, aurc, conformal_sets, conformal_thresholds, risk_coverage, set_metrics
 from .curves import curves_left_out, curves_report, operating_report
 from .data import check_source, contents_of, data_seed, file_name, folder_files, list_datasets, load_spec, load_split, make_loader
@@ -468,6 +468,7 @@ def run_eval(
     "Evaluate the run's checkpoint on its split; write predictions, metrics, figures and the failure gallery."
     files = files_named(options)
     def make(folder:Path) -> dict:
+        read = [watch(p) for p in (*files.values(), *other_files(options))]
         run_training(options)
         asked, device = options.eval, resolve_device(options.device)
         model, checkpoint = load_trained_model(options, which=asked.checkpoint)
@@ -488,7 +489,7 @@ def run_eval(
             gallery_size=asked.gallery_size, ece_bins=asked.ece_bins, n_resamples=asked.n_resamples, seed=options.seed,
             held_out=held_out, calibrator=asked.calibrator, alpha=asked.alpha, conformal=asked.conformal, index=data.index.tolist(), threshold=asked.threshold, threshold_target=asked.threshold_target,
             metadata=columns, stress=lambda gallery: stress_tests(case, folder, gallery))
-        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")} | {"watched": [*files.values(), *other_files(options), *(stage_dir(member_options(options, s), "train") / "manifest.json" for s in other_seeds(options))]}
+        return {k: metrics[k] for k in ("auc", "accuracy", "n", "split")} | {"watched": [*read, *(stage_dir(member_options(options, s), "train") / "manifest.json" for s in other_seeds(options))]}
     return run_stage(options, "eval", make, force=force)
 
 # %% ../nbs/03_eval.ipynb #dc9a852b

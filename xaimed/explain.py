@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from .attribution import METHODS, Attribution, attribute, enlarge, get_method, undisturbed
-from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, write_json
+from .config import Options, load_options, log, progress, read_json, resolve_device, resolve_path, run_stage, stage_dir, unknown, watch, write_json
 from .data import ImageDataset, load_split, read_masks
 from .eval import files_named, run_eval
 from .models import in_batches, out_of_memory, transforms_for
@@ -547,6 +547,8 @@ def run_explain(
     files_named(options)
     if options.scorecard.budget != "none": scored_methods(options)
     def make(folder:Path) -> dict:
+        region = region_file(options.scorecard.region)
+        read = [watch(region)] if region else []
         run_training(options)
         gallery = gallery_rows(run_eval(options))
         model, _ = load_trained_model(options, options.eval.checkpoint)
@@ -568,6 +570,5 @@ def run_explain(
             if best and best not in asked.methods: shown = explain_samples(model, data, samples, methods=[*asked.methods, best], target=asked.target, **explaining)  # whoever is told to look at it shall see it
             shown, facts = replace(shown, warnings=warnings_of(verdict)), {"recommended": best, "budget": options.scorecard.budget}
         write_cases(options, folder, shown)
-        region = region_file(options.scorecard.region)
-        return write_explanations(folder, shown) | facts | {"watched": [region] if region else []}
+        return write_explanations(folder, shown) | facts | {"watched": read}
     return run_stage(options, "explain", make, force=force)

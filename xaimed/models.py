@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .config import Options, atomic_write, load_options, log, read_json, resolve_path, run_stage, unknown, write_json
+from .config import Options, atomic_write, load_options, log, read_json, resolve_path, run_stage, unknown, watch, write_json
 from .data import DatasetSpec, Transform, build_transforms, find_from_options, run_data
 
 # %% ../nbs/01_models.ipynb #0c55cba8
@@ -468,11 +468,12 @@ def run_models(
     "Describe the run's model in `model.json` and `summary.txt`."
     def make(folder):
         spec = spec_from_card(read_json(run_data(options) / "card.json"))
+        found = resolve_weights(options.model.name, options.model.pretrained, options.model.weights)
+        read = [watch(found)] if isinstance(found, Path) else []
         model = model_from_options(options, spec)
         if "gradcam" in options.explain.methods: check_cam(model, model.spec.image_size)
         card = model_card(options, model)
         write_json(folder / "model.json", card)
         with atomic_write(folder / "summary.txt") as beside: beside.write_text(summary_text(card), encoding="utf-8")
-        found = resolve_weights(options.model.name, options.model.pretrained, options.model.weights)
-        return {"parameters": card["parameters"], "cam_map_size": card["cam_map_size"], "stem": card["stem"], "watched": [found] if isinstance(found, Path) else []}
+        return {"parameters": card["parameters"], "cam_map_size": card["cam_map_size"], "stem": card["stem"], "watched": read}
     return run_stage(options, "models", make, force=force)
