@@ -8,7 +8,7 @@ __all__ = ['own_kernel', 'check_parameters', 'PipelineError', 'first_line', 'run
            'choose_config', 'run_pipeline', 'describe']
 
 # %% ../nbs/06_pipeline.ipynb #e46c0028
-import contextlib, functools, json, logging, os, re, sys, tempfile, time
+import contextlib, functools, json, logging, os, re, socket, sys, tempfile, time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Sequence
@@ -21,9 +21,6 @@ _KEEP_ALL_OUTPUT = """
 try: get_ipython().kernel.iopub_thread.socket.setsockopt(__import__('zmq').SNDHWM, 0)
 except Exception: __import__('os')._exit(70)
 """.strip()
-
-
-_LONGEST_SOCKET = 100  # bytes; Linux takes 107 for a socket's path, macOS 103
 
 
 def own_kernel(
@@ -45,10 +42,12 @@ def own_kernel(
 
 @contextlib.contextmanager
 def _socket_folder() -> Iterator[Path|None]:
-    "A folder that only this user may enter, gone afterwards; None where a socket has no path or its path would be too long."
+    "A folder that only this user may enter, gone afterwards; None where no socket can have a path, or not this one."
     with tempfile.TemporaryDirectory(prefix="xaimed-", ignore_cleanup_errors=True) as folder:
-        fits = len(os.fsencode(folder)) + len("/k-5") <= _LONGEST_SOCKET
-        yield Path(folder) if fits and os.name == "posix" else None
+        try:
+            with socket.socket(socket.AF_UNIX) as probe: probe.bind(f"{folder}/k-0")
+        except (OSError, AttributeError): yield None
+        else: yield Path(folder)
 
 # %% ../nbs/06_pipeline.ipynb #5ddeadbb
 def check_parameters(
