@@ -22,7 +22,7 @@ from xaimed.config import atomic_write, unknown
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = {  # name: (title, script and arguments)
-    "training": ("A training epoch, beside the MedMNIST authors' recipe", ["training.py", "--train-images", "0", "--epochs", "2", "--seeds", "1"]),
+    "training": ("A training epoch, beside the MedMNIST authors' recipe", ["training.py", "--train-images", "0", "--epochs", "6", "--seeds", "5"]),
     "train_precision": ("A training step in float32 and in bfloat16", ["train_precision.py", "--batch-size", "128"]),
     "throughput": ("Training beside the roofline of this machine", ["throughput.py"]),
     "evaluation": ("Evaluating a network on a split, beside the MedMNIST authors' loop", ["evaluation.py"]),

@@ -321,22 +321,64 @@ def test_what_reading_a_folder_loses_is_told(pictures):
     for path in pictures.rglob("*.png"): Image.open(path).resize((30, 30)).save(path)
     assert D.folder_spec(pictures).known_defects == ()
     (pictures / "dataset.json").write_text('{"known_defects": ["Two scanners."]}')
-    n = len(list(pictures.rglob("*.png")))
-    Image.fromarray(np.full((30, 75), 4095, np.uint16)).save(pictures / "benign" / "00.png")
-    Image.fromarray(np.full((60, 30), 9, np.uint8)).save(pictures / "benign" / "01.png")
-    said, oblong, deep = D.folder_spec(pictures).known_defects
-    assert said == "Two scanners." and oblong.startswith(f"2 of {n} images are not square (the longest is 2.5 times as long") and deep.startswith(f"1 of {n} images have 16 bits, of which the upper 8 are kept")
+    assert D.folder_spec(pictures).known_defects == ("Two scanners.",)
+    n, benign = len(list(pictures.rglob("*.png"))), pictures / "benign"
+    Image.fromarray(np.full((30, 75), 4095, np.uint16)).save(benign / "00.png")
+    Image.fromarray(np.full((31, 30), 9, np.uint8)).save(benign / "01.png")             # as good as square
+    Image.fromarray(np.full((60, 30, 4), 9, np.uint8)).save(benign / "02.png")
+    Image.new("L", (30, 30)).save(benign / "03.png", format="TIFF", save_all=True, append_images=[Image.new("L", (30, 30))])
+    assert D.folder_spec(pictures).known_defects == ("Two scanners.",
+        f"Squashed to a square: 2 of {n} images, up to 2.5 times as long as wide. Crop or pad them first where shapes tell something.",
+        f"Cut to 8 bits: 1 of {n} images, which have 16 for each value. Rescale them first where values fill a part of the range only, as those of 12 bits do.",
+        f"First page only: 1 of {n} files, which hold several pages or frames.", f"Transparency dropped: 1 of {n} images.")
+
+
+def test_what_is_lost_in_every_split_is_told(tmp_path):
+    for split, shape in (("train", (20, 20)), ("val", (20, 20)), ("test", (20, 60))):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / split / name / "0.png")
+    assert D.folder_spec(tmp_path).known_defects == ("Squashed to a square: 2 of 6 images, up to 3.0 times as long as wide. Crop or pad them first where shapes tell something.",)
+
+
+def test_16_bits_of_colour_are_told(pictures, tmp_path):
+    "Pillow opens such a PNG as plain RGB; only the way it unpacks the pixels tells."
+    import struct
+    import zlib
+    def chunk(kind, data): return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + struct.pack(">90H", *[4095] * 90) for _ in range(30))
+    (pictures / "benign" / "00.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 30, 30, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    assert D.read_image(pictures / "benign" / "00.png", 30, 3).max() == 4095 >> 8
+    assert any(x.startswith("Cut to 8 bits: 1 of ") for x in D.folder_spec(pictures).known_defects)
 
 
 def test_a_photograph_is_turned_as_its_camera_says(pictures):
     "Every viewer turns it; torchvision and MONAI read it lying on its side."
-    upright, path = np.zeros((40, 20), np.uint8), pictures / "benign" / "00.png"
-    upright[:20] = 255
-    for k, turn in ((6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270), (3, Image.Transpose.ROTATE_180)):
-        (exif := Image.Exif())[0x0112] = k
-        Image.fromarray(upright).transpose(turn).save(path, exif=exif)
-        seen = D.read_image(path, 20, 1)
-        assert seen[:8].min() > 250 and seen[12:].max() < 5
+    upright = np.zeros((40, 20), np.uint8)
+    upright[:20], upright[:20, :10] = 255, 128                                         # no turn and no mirror leaves it as it is
+    T = Image.Transpose
+    for k, turn in {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE, 8: T.ROTATE_270}.items():
+        for kind, how in (("png", {}), ("jpg", {"quality": 100}), ("webp", {"lossless": True}), ("tif", {}), ("tif", {"compression": "tiff_lzw"})):
+            (exif := Image.Exif())[0x0112] = k
+            lying = Image.fromarray(upright).transpose(turn)
+            lying.save(path := pictures / f"photo.{kind}", exif=exif, **how)
+            seen = D.read_image(path, 20, 1).astype(int)
+            assert abs(seen[:8, 2:8] - 128).max() < 9 and seen[:8, 12:].min() > 246 and seen[12:].max() < 9, (k, kind, how)
+
+
+@pytest.mark.filterwarnings("error")
+def test_broken_exif_costs_no_picture(pictures):
+    "What a camera wrote beside the pixels may be anything; the pixels are whole."
+    random = np.random.default_rng(0)
+    (exif := Image.Exif())[0x0112] = 6
+    exif[0x010F], exif[0x8769] = "Camera", {0x9003: "2026:11:30", 0x829A: 0.01}
+    whole = exif.tobytes()
+    for trial in range(60):
+        bad = bytearray(whole)
+        for i in random.integers(6, len(bad), 1 + trial % 6): bad[i] = random.integers(256)
+        for kind in ("png", "jpg", "webp"):
+            Image.fromarray(np.full((40, 20), 90, np.uint8)).save(path := pictures / f"photo.{kind}", exif=bytes(bad))
+            assert abs(D.read_image(path, 20, 1).astype(int) - 90).max() < 3
 
 
 # masks
@@ -398,6 +440,23 @@ def test_a_file_that_appears_beside_makes_the_stage_stale(tmp_path, name):
     assert stage_state(options, "data")[0]
     (tmp_path / name).unlink()
     assert not stage_state(options, "data")[0]
+
+
+def test_a_file_edited_while_the_stage_reads_is_noticed(pictures, tmp_path, monkeypatch):
+    "At the first look at the headers, and at the audit: what the card says is either of the file as it is now, or out of date."
+    names = pictures / "dataset.json"
+    for moment in ("_look_at_headers", "write_audit"):
+        names.write_text(json.dumps({"title": "Before"}))
+        options = load_options("", dataset=str(pictures), run=moment.strip("_"), overrides={"artifacts_dir": str(tmp_path / "out"), "data.seed": 1})
+        once, real = [], getattr(D, moment)
+        def edited(*given, **how):
+            if not once: names.write_text(json.dumps({"title": "After"}))
+            once.append(1)
+            return real(*given, **how)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(D, moment, edited)
+            card = json.loads((D.run_data(options) / "card.json").read_text())
+        assert once and (card["title"] == "After") == stage_state(options, "data")[0]
 
 
 # synthetic, by options

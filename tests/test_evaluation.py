@@ -164,6 +164,17 @@ def test_labels_without_a_threshold_have_a_reason_and_no_line(runs):
     assert not seen.tables and "drain" in seen.notes[0] and len(seen.images) == 1
 
 
+def test_both_classes_of_a_binary_task_have_their_two_lines(runs):
+    results = runs["binary", "examined"]
+    seen = page(evaluation.curves_section(results))
+    assert [r[0] for r in seen.tables[0][1:]] == [f"{name} | {where}" for name in results.dataset.classes for where in ("evaluated", "held out")]
+    assert "One or the other, not both together: an image may pass both thresholds, or neither." in seen.captions[0]
+    titles = [r[0] for r in page(evaluation.reliability_section(results)).tables[0]]
+    assert f"Calibration intercept (0 is best), of “{results.dataset.classes[1]}”" in titles and "Calibration slope (1 is best)" in titles
+    assert f"Precision averaged over recall, of the class “{results.dataset.classes[1]}”." in str(evaluation.metrics_section(results).data)
+    assert "together" not in page(evaluation.curves_section(runs["multi-label", "examined"])).captions[0]
+
+
 def test_every_label_has_its_two_lines(runs):
     results = runs["multi-label", "examined"]
     table = page(evaluation.curves_section(results)).tables[0]

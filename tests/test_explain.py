@@ -196,7 +196,7 @@ def test_stage_scores(tmp_path):
     np.testing.assert_allclose(again["value"], table["value"], atol=2e-3, rtol=2e-3)
 
 
-def test_a_region_of_a_file_is_watched(tmp_path):
+def test_a_region_of_a_file_is_watched(tmp_path, monkeypatch):
     from xaimed.config import read_manifest, stage_state
     corner = np.zeros((28, 28), bool); corner[:6, :6] = True
     np.savez(tmp_path / "ruler.npz", mask=corner)
@@ -205,6 +205,13 @@ def test_a_region_of_a_file_is_watched(tmp_path):
     assert read_json(folder / "verdict.json")["regions"]["name"] == "ruler"
     assert [n["path"] for n in read_manifest(folder)["watched"]] == [str(tmp_path / "ruler.npz")] and stage_state(options, "explain")[0]
     np.savez(tmp_path / "ruler.npz", mask=corner.T[::-1])
+    assert stage_state(options, "explain") == (False, "ruler.npz changed")
+    write = explain.write_explanations
+    def edited_meanwhile(*given, **how):
+        np.savez(tmp_path / "ruler.npz", mask=corner[::-1])
+        return write(*given, **how)
+    monkeypatch.setattr(explain, "write_explanations", edited_meanwhile)
+    explain.run_explain(options)
     assert stage_state(options, "explain") == (False, "ruler.npz changed")
 
 

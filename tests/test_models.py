@@ -186,7 +186,7 @@ def test_channels_keep_the_response_to_gray():
     with pytest.raises(ValueError, match="can only become smaller"): shrink_kernel(weight, 7)
 
 
-def test_the_stage_writes_its_card_and_watches_local_weights(tmp_path):
+def test_the_stage_writes_its_card_and_watches_local_weights(tmp_path, monkeypatch):
     torch.save(published("resnet18"), tmp_path / "mine.pth")
     run = options(tmp_path, **{"model.weights": str(tmp_path / "mine.pth")})
     folder = run_models(run)
@@ -195,6 +195,13 @@ def test_the_stage_writes_its_card_and_watches_local_weights(tmp_path):
     assert card["cam_map_size"] == [4, 4] and card["weights"] == "mine.pth" and "4×4" in (folder / "summary.txt").read_text()
     assert stage_state(run, "models")[0]
     torch.save(published("resnet18", seed=8), tmp_path / "mine.pth")
+    assert stage_state(run, "models") == (False, "mine.pth changed")
+    def edited_meanwhile(*given):
+        torch.save(published("resnet18", seed=9), tmp_path / "mine.pth")
+        return card_of(*given)
+    card_of = models.model_card
+    monkeypatch.setattr(models, "model_card", edited_meanwhile)
+    run_models(run)
     assert stage_state(run, "models") == (False, "mine.pth changed")
 
 

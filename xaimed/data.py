@@ -403,9 +403,13 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".g
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")   # theirs, and no other: whatever a file is called, Pillow goes by its bytes, and PostScript would be run
 _SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
+def _split_folders(folder:Path) -> dict: return {split: next((folder / n for n in names if (folder / n).is_dir()), None) for split, names in _SPLIT_NAMES.items()}
+
+def _image_files(folder:Path) -> list: return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
 def _class_files(folder:Path) -> dict:
     "{class name: sorted image files} of a folder of class folders."
-    found = {sub.name: sorted(p for p in sub.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")) for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")}
+    found = {sub.name: _image_files(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and not sub.name.startswith(".")}
     if len(found) < 2: raise DataError(f"{folder} holds {len(found)} class folders, expected two or more, each named after its class and holding images ({', '.join(IMAGE_SUFFIXES)})")
     check_class_names(list(found), str(folder))
     if empty := [name for name, files in found.items() if not files]: raise DataError(f"{folder}: no images in the class folder {_names(empty)}; known endings: {', '.join(IMAGE_SUFFIXES)}")
@@ -418,7 +422,7 @@ def folder_files(
     seed:int=0,
 ) -> tuple:                                 # (class names, {split: [(file, label)]})
     "Which file belongs to which split and class."
-    parts = {split: next((folder / n for n in names if (folder / n).is_dir()), None) for split, names in _SPLIT_NAMES.items()}
+    parts = _split_folders(folder)
     if parts["train"]:
         if missing := [s for s, p in parts.items() if p is None]: raise DataError(f"{folder} has a train folder but none for {' and '.join(missing)}: name them train, val and test, or give class folders alone to have them split")
         per_split = {split: _class_files(part) for split, part in parts.items()}
@@ -455,10 +459,24 @@ def _open_image(path:Path):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try: image = Image.open(path, formats=_FORMATS)
         except Image.DecompressionBombError as e: raise DataError(f"{path} is too large ({e}): expected at most {MOST_PIXELS} pixels; make it smaller, or take it out of the folder") from e
+    image.filename = ""   # read it, do not map it: Pillow 13 shears a mapped TIFF that lies on its side
     if (n := image.size[0] * image.size[1]) > MOST_PIXELS:
         image.close()
         raise DataError(f"{path} has {n} pixels ({image.size[0]} by {image.size[1]}), expected at most {MOST_PIXELS}: make it smaller, or take it out of the folder")
     return image
+
+_TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}   # EXIF orientation: what sets it upright
+
+def _upright(image):
+    "Turn a picture as its EXIF orientation says; one whose EXIF cannot be read stays as it lies."
+    from PIL import Image
+    image.load()                                              # a broken picture is an error,
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _TURNS.get(image.getexif().get(0x0112))
+    except Exception: return image                            # broken EXIF is not, whoever wrote it: the pixels are whole
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 def read_image(
     path:Path,        # PNG, JPEG, BMP, TIFF, WebP or GIF, whatever its name
@@ -466,43 +484,55 @@ def read_image(
     channels:int,     # 1 or 3
 ) -> np.ndarray:      # uint8, shape (size, size) or (size, size, 3)
     "Read one image file, turned as its EXIF orientation says; a broken one is named. 16-bit images keep their upper 8 bits."
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
     try:
         with _open_image(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
+            image = _upright(image)
             if image.mode.startswith("I;16"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.mode in ("I", "F"): raise DataError(f"{path} has 32-bit pixels (mode {image.mode}): convert it to 8 or 16 bits, since its range is not known")
             image = image.convert("L" if channels == 1 else "RGB")
             return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BILINEAR))
     except DataError: raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, KeyError, TypeError, MemoryError) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, AttributeError, KeyError, TypeError, MemoryError) as e:
         raise machine_fault(path, e) or DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
 
-def _look_at_headers(files) -> tuple[int, tuple[str, ...]]:
-    "Channels (1 when every file's header says gray, else 3), and a sentence for each thing that reading these files will lose."
-    channels, deep, longest = 1, 0, [1.0]
-    for path in files:
+def _losses(image) -> set[str]:
+    "What reading an opened file will lose, by its header alone: keys of `_LOST`."
+    raw = image.tile[0][3] if image.tile else ""              # how Pillow unpacks the pixels, "RGB;16B"
+    sixteen = ";16" in str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    return {key for key, lost in dict(shape=max(image.size) > 1.05 * min(image.size), depth=sixteen or image.mode.startswith("I;16"), pages=getattr(image, "is_animated", False),
+                                      alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info).items() if lost}
+
+_LOST = {   # of how many images, and what to do about it
+    "shape": "Squashed to a square: {n} images, up to {longest:.1f} times as long as wide. Crop or pad them first where shapes tell something.",
+    "depth": "Cut to 8 bits: {n} images, which have 16 for each value. Rescale them first where values fill a part of the range only, as those of 12 bits do.",
+    "pages": "First page only: {n} files, which hold several pages or frames.",
+    "alpha": "Transparency dropped: {n} images."}
+
+@lru_cache(maxsize=4)
+def _look_at_headers(files:tuple) -> tuple[int, tuple[str, ...]]:
+    "Channels (1 when every header says gray, else 3), and a sentence for each thing that reading will lose; files as path, size and times, so that a changed one is looked at anew."
+    channels, longest, counts = 1, 1.0, dict.fromkeys(_LOST, 0)
+    for path, *_ in files:
         try:
             with _open_image(path) as image:
                 if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"): channels = 3
-                deep += image.mode.startswith("I;16")
-                longest.append(max(image.size) / max(1, min(image.size)))
+                longest = max(longest, max(image.size) / max(1, min(image.size)))
+                for key in _losses(image): counts[key] += 1
         except DataError: raise
         except (OSError, SyntaxError, ValueError, EOFError, struct.error): read_image(path, 16, 1)
-    oblong, lost = sum(r > 1.02 for r in longest), []
-    if oblong: lost.append(f"{oblong} of {len(files)} images are not square (the longest is {max(longest):.2g} times as long as wide) and are squashed to a square: crop or pad them first where shapes tell something.")
-    if deep: lost.append(f"{deep} of {len(files)} images have 16 bits, of which the upper 8 are kept: rescale them first where grey values fill a part of the range only, as those of 12 bits do.")
-    return channels, tuple(lost)
+    return channels, tuple(words.format(n=f"{counts[key]} of {len(files)}", longest=longest) for key, words in _LOST.items() if counts[key])
 
 def folder_spec(
     folder:Path,      # Class folders; `dataset.json` inside may add title, licence …
 ) -> DatasetSpec:
     "The spec of a folder of images."
-    own = any((folder / n).is_dir() for n in _SPLIT_NAMES["train"])
-    per_class = _class_files(folder if not own else next(folder / n for n in _SPLIT_NAMES["train"] if (folder / n).is_dir()))
+    own = _split_folders(folder)
+    per_class = _class_files(own["train"] or folder)
+    files = [f for part in own.values() if part for f in _image_files(part)] if own["train"] else [f for some in per_class.values() for f in some]
     facts = _read_sidecar(folder / "dataset.json")
     if len(facts.get("classes", per_class)) != len(per_class): raise DataError(f"{folder / 'dataset.json'} names {len(facts['classes'])} classes, but there are {len(per_class)} class folders: {_names(per_class)}")
-    channels, lost = _look_at_headers([f for files in per_class.values() for f in files])
+    channels, lost = _look_at_headers(tuple((f, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f in files for s in [f.stat()]))
     spec = DatasetSpec(folder.name, folder.name, "binary" if len(per_class) == 2 else "multi-class", tuple(per_class), channels)
     spec = replace(spec, **facts | {"known_defects": (*facts.get("known_defects", ()), *lost)})
     if spec.task == "multi-label": raise DataError(f"{folder}: a folder of class folders gives each image one class, so its task cannot be multi-label; write an .npz instead")
@@ -1065,8 +1095,9 @@ def run_data(
     "The data stage: find or fetch the data, check it, audit it, describe it."
     def make(folder):
         from xaimed.plots import save_figure
+        found = find_from_options(options)                              # it may have to be fetched first
+        read = [watch(p) for p in (found.path, *files_beside(found))]   # before they are read: whoever edits them while the audit runs is noticed
         found, d = find_from_options(options), options.data
-        read = [watch(p) for p in (found.path, *files_beside(found))]   # as they are now: whoever edits them while the audit runs is noticed
         card = make_card(found, size=d.size, split_fractions=tuple(d.split_fractions), seed=data_seed(options))
         parts = {s: load_split(options, s) for s in SPLITS}           # every split is checked before anything is learned
         write_json(folder / "card.json", card)

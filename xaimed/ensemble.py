@@ -142,7 +142,9 @@ def _interval(low, high, digits=3, sign=""):
     "An interval in brackets; nothing where there is none, or where it has no width at these digits."
     if low is None or high is None: return ""
     low, high = (round(v, digits) + 0.0 for v in (low, high))     # + 0.0: no minus before a zero
-    return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})" if low != high else ""
+    return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})".replace("-", "−") if low != high else ""
+
+def _change(v): return f"{round(v, 3) + 0.0:+.3f}".replace("-", "−")
 
 def _of(e): return f"{e['value']:.3f}" + _interval(e.get("low"), e.get("high"))
 
@@ -150,7 +152,7 @@ def _nll_words(g):
     "How the negative log-likelihood of all together differs from that of the run itself; g is the run's minus theirs."
     if g["low"] > 0: return f"The negative log-likelihood falls by {g['value']:.3f} per image{_interval(g['low'], g['high'])}."
     if g["high"] < 0: return f"The negative log-likelihood rises by {-g['value']:.3f} per image{_interval(-g['high'], -g['low'])}."
-    return f"The negative log-likelihood changes by {round(-g['value'], 3) + 0.0:+.3f} per image{_interval(-g['high'], -g['low'], sign='+')}: no clear difference."
+    return f"The negative log-likelihood changes by {_change(-g['value'])} per image{_interval(-g['high'], -g['low'], sign='+')}: no clear difference."
 
 def _order_words(r):
     "What an order report says, in one sentence."
@@ -171,7 +173,7 @@ def ensemble_words(
         if s is None: said.append(f"{title} is not defined for every training."); continue
         said.append(f"{title} over {m} trainings that differ in the seed: mean {s['mean']:.3f}, standard deviation {s['sd']:.3f}, from {s['low']:.3f} to {s['high']:.3f}. Of all together: {_of(report['ensemble'][name])}" + (f", the interval being that of {report['n']} test images." if _of(report["ensemble"][name]).endswith(")") else f", on {report['n']} test images."))
     c, g = report["comparison"]["auc"], report["nll_gain"]
-    if c["low"] is not None: said.append(f"Against the run itself the mean of all changes the AUC by {round(c['difference'], 3) + 0.0:+.3f}{_interval(c['low'], c['high'], sign='+')}: " + ("a difference." if c["low"] > 0 or c["high"] < 0 else "no clear difference."))
+    if c["low"] is not None: said.append(f"Against the run itself the mean of all changes the AUC by {_change(c['difference'])}{_interval(c['low'], c['high'], sign='+')}: " + ("a difference." if c["low"] > 0 or c["high"] < 0 else "no clear difference."))
     if g["low"] is not None: said.append(_nll_words(g))
     said.append(f"On average {100 * report['uncertainty']['disagreement']:.1f} % of the trainings decide otherwise than all together.")
     return said + [_order_words(report["orders"])]

@@ -468,8 +468,8 @@ def run_eval(
     "Evaluate the run's checkpoint on its split; write predictions, metrics, figures and the failure gallery."
     files = files_named(options)
     def make(folder:Path) -> dict:
-        read = [watch(p) for p in (*files.values(), *other_files(options))]
         run_training(options)
+        read = [watch(p) for p in (*files.values(), *other_files(options))]   # before they are read: an edit meanwhile is noticed
         asked, device = options.eval, resolve_device(options.device)
         model, checkpoint = load_trained_model(options, which=asked.checkpoint)
         data = load_split(options, asked.split, transforms_for(options))
@@ -524,7 +524,8 @@ def compare_runs(
     rows = [order[int(i)] for i in index]
     if not np.array_equal(y, z[rows]): raise ValueError("the two runs differ in their labels, expected those of the same data file")
     found, task = paired_bootstrap(y, p, q[rows], a["task"], n_resamples=n_resamples, seed=seed), a["task"]
-    tests = [(METRICS[name].title, "paired bootstrap", c) for name, c in found.items()]
+    whose = {"auprc": f" of {a['classes'][-1]}"} if task == "binary" else {}     # the other class has another
+    tests = [(METRICS[name].title + whose.get(name, ""), "paired bootstrap", c) for name, c in found.items()]
     if task == "binary": tests.append(("AUC", "DeLong", delong_test(y == 1, p[:, 1], q[rows][:, 1])))
     if task != "multi-label": tests.append(("Accuracy", "McNemar", mcnemar_test(predict_labels(p, task) == y, predict_labels(q[rows], task) == y)))
     return [dict(title=title, test=test, **c._asdict()) for title, test, c in tests]

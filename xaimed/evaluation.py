@@ -13,7 +13,7 @@ __all__ = ['CALIBRATION_FIGURES', 'ends_words', 'interval_in_brackets', 'interva
 from IPython.display import HTML
 
 from .page import Markup, escaped, facts, figure, fold, note, number, section, table
-from .schema import Conformal, Covered, Ends, Ensemble, HeldOut, Leaks, MetricRow, Metrics, Recalibration, Results, Robustness, Scorecard, SliceRow, comparison_words, origin, plural
+from .schema import Conformal, Covered, DatasetCard, Ends, Ensemble, HeldOut, Leaks, MetricRow, Metrics, Recalibration, Results, Robustness, Scorecard, SliceRow, comparison_words, origin, plural
 
 # %% ../nbs/05_evaluation.ipynb #9c6cf885
 def ends_words(row:MetricRow|None) -> str:
@@ -128,7 +128,7 @@ def reliability_section(
     c, held = results.metrics.calibration, results.metrics.held_out
     if c is None or held is None: return section(*drawn, note("No recalibration: it needs a split that was held out of training."))
     if c.after is not None: drawn.append(figure(results.path("reliability_calibrated"), "Reliability diagram after recalibration", f"The same images after recalibration ({c.method}, fitted on {plural(held.n, 'image')} of the {held.split} split).", width=34))
-    return section(*drawn, calibration_table(c, results.dataset.task == "multi-label"), note(*calibration_words(c, held)))
+    return section(*drawn, calibration_table(c, results.dataset), note(*calibration_words(c, held)))
 
 # %% ../nbs/05_evaluation.ipynb #fa72012b
 CALIBRATION_FIGURES = {"ece": "ECE, bins of equal width", "ece_mass": "ECE, bins of equal mass", "mce": "Largest gap of a bin (MCE)", "classwise_ece": "Class-wise ECE", "brier": "Brier score",
@@ -136,10 +136,12 @@ CALIBRATION_FIGURES = {"ece": "ECE, bins of equal width", "ece_mass": "ECE, bins
 
 def calibration_table(
     c:Recalibration, # Before and after
-    many:bool=False, # Whether the classes are labels of a multi-label task
+    dataset:DatasetCard, # Its task and classes
 ) -> str:            # HTML
     "Set the calibration figures before and after side by side."
-    titles = CALIBRATION_FIGURES | ({k: f"{CALIBRATION_FIGURES[k]}, mean over labels" for k in ("ece", "ece_mass")} if many else {})     # elsewhere all labels share the bins
+    said = {"multi-label": (("ece", "ece_mass"), "mean over labels"), "binary": (("intercept", "in_the_large"), f"of “{dataset.classes[-1]}”")}    # elsewhere all labels share the bins; turned round, the two change their sign
+    keys, whose = said.get(dataset.task, ((), ""))
+    titles = CALIBRATION_FIGURES | {k: f"{CALIBRATION_FIGURES[k]}, {whose}" for k in keys}
     rows = [(title, c.before[k], *([c.after.get(k)] if c.after else [])) for k, title in titles.items() if k in c.before]
     return table(rows, ["Figure", "As it was", *(["Recalibrated"] if c.after else [])], caption="Calibration on the evaluated images. Smaller is better unless said otherwise. Without intervals: chance makes these figures too high, and resampling would add to that." + (" Whether the change is more than luck is asked of the likelihood, below." if c.after else ""))
 
@@ -217,7 +219,7 @@ def curves_section(
     rows = [(Markup(f"{escaped(r.name)}<small>{where}</small>"), r.threshold if k == 0 else Markup(""), *(_share(getattr(x, c)) for c in columns)) for r in o.rows if r.threshold is not None for k, (where, x) in enumerate((("evaluated", r.scored), ("held out", r.held_out)))]
     notes = [f"{r.name}: {r.note}." for r in o.rows if r.note]
     shown = table(rows, ["Label" if many else "Class", "Threshold", "Sensitivity", "Specificity", "PPV", "NPV", "Accuracy"], css="xr-sticky",
-        caption=f"Threshold by the rule: {rule}, chosen on {plural(o.n_held_out, 'held-out image')} and frozen. Upper line of each: the evaluated images; lower line: the held-out images that chose it, which is optimistic. Wilson's 95 % intervals. A dash: no image to judge it by.") if rows else ""
+        caption=f"Threshold by the rule: {rule}, chosen on {plural(o.n_held_out, 'held-out image')} and frozen. Upper line of each: the evaluated images; lower line: the held-out images that chose it, which is optimistic. Wilson's 95 % intervals. A dash: no image to judge it by.{' One or the other, not both together: an image may pass both thresholds, or neither.' if results.dataset.task == 'binary' else ''}") if rows else ""
     return section(drawn, shown, note(*notes, "PPV and NPV hold for the share of the class in these images; elsewhere it is another.") if rows or notes else "")
 
 # %% ../nbs/05_evaluation.ipynb #741c796f

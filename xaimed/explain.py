@@ -547,10 +547,10 @@ def run_explain(
     files_named(options)
     if options.scorecard.budget != "none": scored_methods(options)
     def make(folder:Path) -> dict:
-        region = region_file(options.scorecard.region)
-        read = [watch(region)] if region else []
         run_training(options)
         gallery = gallery_rows(run_eval(options))
+        region = region_file(options.scorecard.region)
+        read = [watch(region)] if region else []                  # before it is read: an edit meanwhile is noticed
         model, _ = load_trained_model(options, options.eval.checkpoint)
         model, transform = model.to(resolve_device(options.device)), transforms_for(options)
         data = load_split(options, options.eval.split, transform)

@@ -77,7 +77,7 @@ def _sample_card(
     figures = table([(n, e.target_name or str(e.target), e.probability, e.completeness_gap) for e, n in zip(rows, names)], ["Method", "Explains", "Prob.", "Gap"])
     return f"<article class='xr-sample'><h4>Image {first.index}, label: {escaped(truth)}</h4>{maps}{figures}{cases_part(results, first.index)}</article>"
 
-
+# %% ../nbs/05_explanations.ipynb #72a8cd0a
 def cases_part(
     results:Results, # The run
     index:int,       # Of the image, in its split
@@ -186,7 +186,7 @@ def best_control(
     known = [(m.title, m.scores[measure.name].mean) for m in card.methods if m.control and measure.name in m.scores and m.scores[measure.name].mean is not None]
     return (max if measure.better == "higher" else min)(known, key=lambda x: x[1], default=None)
 
-
+# %% ../nbs/05_explanations.ipynb #695c2f0f
 def _arrow(measure:Measure) -> str: return f"{measure.title}\N{NO-BREAK SPACE}{'↑' if measure.better == 'higher' else '↓'}"
 
 

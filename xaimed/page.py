@@ -128,9 +128,8 @@ def grid(
 
 
 def note(*texts:str, warn:bool=False) -> str:
-    "Set a remark apart; a hyphen before a figure becomes a minus."
-    def minus(t): return t if isinstance(t, Markup) else re.sub(r"(?<![\w-])-(?=\d)", "−", t)
-    return f"<div class='xr-note{' xr-warn' if warn else ''}'>{''.join(f'<p>{escaped(minus(t))}</p>' for t in texts)}</div>"
+    "Set a remark apart."
+    return f"<div class='xr-note{' xr-warn' if warn else ''}'>{''.join(f'<p>{escaped(t)}</p>' for t in texts)}</div>"
 
 
 def fold(summary:str, body:str) -> str:

@@ -43,11 +43,12 @@ def own_kernel(
 @contextlib.contextmanager
 def _socket_folder() -> Iterator[Path|None]:
     "A folder that only this user may enter, gone afterwards; None where no socket can have a path, or not this one."
-    with tempfile.TemporaryDirectory(prefix="xaimed-", ignore_cleanup_errors=True) as folder:
+    with contextlib.ExitStack() as kept:
         try:
-            with socket.socket(socket.AF_UNIX) as probe: probe.bind(f"{folder}/k-0")
-        except (OSError, AttributeError): yield None
-        else: yield Path(folder)
+            folder = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="xaimed-", ignore_cleanup_errors=True)))
+            with socket.socket(socket.AF_UNIX) as probe: probe.bind(str(folder / "k-0"))
+        except (OSError, AttributeError): folder = None   # AttributeError: Windows
+        yield folder
 
 # %% ../nbs/06_pipeline.ipynb #5ddeadbb
 def check_parameters(

@@ -651,6 +651,7 @@ def _interval_panel(
     ticks = _ticks(start - pad, end + pad, room)
     ax.set_xticks(ticks, [f"{t:.6g}".replace("-", "−") for t in ticks], fontsize=SMALL)
 
+# %% ../nbs/00_plots.ipynb #c96ce56e
 def intervals(
     names:Sequence[str],         # One per row, the first on top
     panels:Sequence[Mapping],    # One per measure: title, better ("higher" or "lower"), mean, low, high (one per row, None where not known); best, chance, limit (levels, or None)

@@ -75,7 +75,7 @@ def _belief_note(results:Results) -> str:
     words = f"the one to look at is {card.recommended.title}." if card.recommended.method else "no verdict." if unjudged else "none can be recommended."
     return note(Markup(f"Explanations, measured on {plural(card.budget.n_images, 'image')}: {escaped(words)} {escaped(card.recommended.reason)} <a href='#Measured-explanations'>The verdicts</a>."), warn=card.recommended.method is None)
 
-
+# %% ../nbs/05_report.ipynb #018abcac
 def used(results:Results, split:str) -> int:
     "Count the images of a split that the run used, given the options that limit them."
     total = results.dataset.counts[split].total if split in results.dataset.counts else 0

@@ -65,7 +65,7 @@ class DatasetCard(Part):
     masks: bool = Field(False, description="Whether masks of the findings came with the images")
     description: str | None = Field(None, description="What the images show")
 
-
+# %% ../nbs/05_schema.ipynb #a89166f6
 class Layer(Part):
     "One block of the network."
     name: str = Field(description="Name in the module tree")
@@ -257,7 +257,7 @@ class Operating(Part):
     title: str = Field(description="The rule in words")
     target: float | None = Field(None, description="What the rule had to reach, where it has a target")
     n_held_out: int = Field(description="Images that chose it")
-    rows: list[OperatingPoint] = Field(description="Class 1, or every label")
+    rows: list[OperatingPoint] = Field(description="Each class of a binary task, or every label")
 
 # %% ../nbs/05_schema.ipynb #b966fe4e
 class SliceRow(Part):
