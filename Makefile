@@ -50,7 +50,7 @@ test: $(READY) ## the gate: notebooks, tests, pages
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python scripts/notebooks.py docs --check
 
-bench: $(READY) ## the benchmarks, into benchmarks/RESULTS.md (an hour, on a quiet machine)
+bench: $(READY) ## the benchmarks, into benchmarks/RESULTS.md (two hours, on a quiet machine)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python benchmarks/all.py
 

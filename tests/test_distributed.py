@@ -11,6 +11,7 @@ import torch
 from xaimed import cli
 from xaimed.checkpoint import load_checkpoint
 from xaimed.config import XaimedError, launched, load_options, read_manifest, run_stage, stage_dir, stages_under_way
+from xaimed.pipeline import hold_run
 from xaimed.train import ALONE, SharedBatchNorm2d, Team, join_team, run_training
 
 pytest.importorskip("accelerate")
@@ -86,6 +87,20 @@ def test_other_commands_in_several_processes_are_refused(monkeypatch, capsys, tm
         assert cli.main([command]) == 1
         assert f"`xaimed {command}` was launched as 2 processes" in (said := capsys.readouterr().err) and "launch only `xaimed train`" in said
     assert not any(tmp_path.iterdir())
+
+
+def test_several_processes_respect_a_run_as_one_does(monkeypatch, capsys, tmp_path):
+    "Neither another data set's run nor one that another process works on is touched."
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    run_stage(load_options("quick_smoke", dataset="breastmnist", run="mine"), "data", lambda folder: None)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    before = sorted(here.rglob("*"))
+    assert cli.main(["train", "--run", "mine"]) == 1 and "run 'mine' holds the results of data set 'breastmnist'" in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+    with hold_run(load_options("quick_smoke", run="busy")): assert cli.main(["train", "--run", "busy"]) == 1
+    assert "run 'busy'" in capsys.readouterr().err and not (here / "artifacts" / "train").exists()
 
 
 DECIDED = """

@@ -200,12 +200,13 @@ def _say_files(folder:Path) -> None:
 
 def _train_together(request:dict[str, Any], force:bool) -> None:
     "Train in all processes that a launcher started; the first makes what comes before. No page is kept: `xaimed run` makes it afterwards."
-    from xaimed.pipeline import check_names
+    from xaimed.pipeline import check_names, check_run_is_of, hold_run
     from xaimed.train import run_training
-    options = load_options(**request)
+    options, first = load_options(**request), launched()[0] == 0
+    check_run_is_of(options)
     check_names(options, STAGES[:STAGES.index("train") + 1])
-    folder = run_training(options, force=force, wait=False)
-    if launched()[0] == 0: _say_files(folder)
+    with hold_run(options) if first else contextlib.nullcontext(): folder = run_training(options, force=force, wait=False)   # one holds it for all
+    if first: _say_files(folder)
 
 
 def _stage_command(stage:str) -> Callable:
