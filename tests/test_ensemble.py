@@ -145,8 +145,8 @@ def test_report_in_every_task(task):
 
 @pytest.mark.parametrize("gain, said", [
     ((.251, .2, .3), "falls by 0.251 per image (0.200 to 0.300)."), ((-.251, -.3, -.2), "rises by 0.251 per image (0.200 to 0.300)."),
-    ((.01, -.02, .04), "changes by -0.010 per image (-0.040 to +0.020): no clear difference."), ((0, 0, 0), "changes by +0.000 per image: no clear difference."),
-    ((-1e-9, -2e-9, 1e-9), "changes by +0.000 per image: no clear difference."), ((.1, 0, .2), "changes by -0.100 per image (-0.200 to +0.000): no clear difference.")])
+    ((.01, -.02, .04), "changes by −0.010 per image (−0.040 to +0.020): no clear difference."), ((0, 0, 0), "changes by +0.000 per image: no clear difference."),
+    ((-1e-9, -2e-9, 1e-9), "changes by +0.000 per image: no clear difference."), ((.1, 0, .2), "changes by −0.100 per image (−0.200 to +0.000): no clear difference.")])
 def test_words_say_which_way_the_likelihood_goes(gain, said):
     assert en._nll_words(dict(zip(("value", "low", "high"), gain))) == "The negative log-likelihood " + said
 

@@ -167,10 +167,11 @@ def test_labels_without_a_threshold_have_a_reason_and_no_line(runs):
 def test_both_classes_of_a_binary_task_have_their_two_lines(runs):
     results = runs["binary", "examined"]
     seen = page(evaluation.curves_section(results))
-    assert [r[0] for r in seen.tables[0][1:]] == [f"{name} | {where}" for name in results.dataset.classes for where in ("evaluated", "held out")]
+    assert len(results.metrics.operating.rows) == 2 and [r[0] for r in seen.tables[0][1:]] == [f"{row.name} | {where}" for row in results.metrics.operating.rows for where in ("evaluated", "held out")]
     assert "One or the other, not both together: an image may pass both thresholds, or neither." in seen.captions[0]
-    titles = [r[0] for r in page(evaluation.reliability_section(results)).tables[0]]
-    assert f"Calibration intercept (0 is best), of “{results.dataset.classes[1]}”" in titles and "Calibration slope (1 is best)" in titles
+    c = results.metrics.calibration
+    shown = evaluation.calibration_table(c.model_copy(update={"before": c.before | {"slope": 1.1, "intercept": -.2, "in_the_large": -.1}}), results.dataset)
+    assert all(f"{name} (0 is best), of “{results.dataset.classes[1]}”" in shown for name in ("Calibration intercept", "Calibration in the large")) and "Calibration slope (1 is best)<" in shown
     assert f"Precision averaged over recall, of the class “{results.dataset.classes[1]}”." in str(evaluation.metrics_section(results).data)
     assert "together" not in page(evaluation.curves_section(runs["multi-label", "examined"])).captions[0]
 

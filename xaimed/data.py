@@ -456,7 +456,7 @@ def _open_image(path:Path):
     "Open an image file, its pixels still packed; one whose header announces too many is refused."
     from PIL import Image
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore")   # of a size that is judged below, and of broken notes beside the pixels
         try: image = Image.open(path, formats=_FORMATS)
         except Image.DecompressionBombError as e: raise DataError(f"{path} is too large ({e}): expected at most {MOST_PIXELS} pixels; make it smaller, or take it out of the folder") from e
     image.filename = ""   # read it, do not map it: Pillow 13 shears a mapped TIFF that lies on its side
