@@ -208,7 +208,7 @@ def test_a_region_of_a_file_is_watched(tmp_path, monkeypatch):
     assert stage_state(options, "explain") == (False, "ruler.npz changed")
     write = explain.write_explanations
     def edited_meanwhile(*given, **how):
-        np.savez(tmp_path / "ruler.npz", mask=corner[::-1])
+        np.savez(tmp_path / "ruler.npz", mask=corner[::-1, ::-1])
         return write(*given, **how)
     monkeypatch.setattr(explain, "write_explanations", edited_meanwhile)
     explain.run_explain(options)

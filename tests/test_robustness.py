@@ -362,7 +362,8 @@ def test_report_figures_are_those_of_the_scores(task):
     y, predict = labels_of(task, x), scores_of(task)
     r = rb.robustness_report(predict, x, y, task, corruptions=NAMES, severities=(5, 2), seed=1, batch_size=7)
     assert json.loads(json.dumps(r, allow_nan=False)) == r
-    assert r == rb.robustness_report(predict, x, torch.tensor(y), task, corruptions=NAMES, severities=[2, 5], seed=1, batch_size=64)
+    def rounded(report): return json.loads(json.dumps(report), parse_float=lambda v: round(float(v), 9))   # the predictor's sums may end otherwise in another batch
+    assert rounded(r) == rounded(rb.robustness_report(predict, x, torch.tensor(y), task, corruptions=NAMES, severities=[2, 5], seed=1, batch_size=64))
     assert (r["n"], r["severities"]) == (60, [2, 5]) and [(w["corruption"], w["severity"]) for w in r["rows"]] == [(n, s) for n in NAMES for s in (2, 5)]
     assert set(r["rows"][0]) == {"corruption", "title", "family", "severity", "accuracy", "low", "high", "balanced_error", "auc", "ece", "confidence", "nll"} and set(r["clean"]) < set(r["rows"][0])
     for row in r["rows"] + [r["clean"]]:
