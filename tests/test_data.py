@@ -1,4 +1,5 @@
 "Data: every source, every task kind, downloads over a bad line, and input that is wrong."
+import csv
 import errno
 import http.server
 import json
@@ -8,6 +9,7 @@ import shutil
 import socket
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,7 +332,8 @@ def test_what_reading_a_folder_loses_is_told(pictures):
     assert D.folder_spec(pictures).known_defects == ("Two scanners.",
         f"Squashed to a square: 2 of {n} images, up to 2.5 times as long as wide. Crop or pad them first where shapes tell something.",
         f"Cut to 8 bits: 1 of {n} images, which have 16 for each value. Rescale them first where values fill a part of the range only, as those of 12 bits do.",
-        f"First page only: 1 of {n} files, which hold several pages or frames.", f"Transparency dropped: 1 of {n} images.")
+        f"First page only: 1 of {n} files, which hold several pages or frames.", f"Transparency dropped: 1 of {n} images.",
+        f"Grey beside colour: {n - 1} of {n} images are grey, the others in colour. Where that goes with the class, it is a shortcut.")
 
 
 def test_what_is_lost_in_every_split_is_told(tmp_path):
@@ -339,6 +342,28 @@ def test_what_is_lost_in_every_split_is_told(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / split / name / "0.png")
     assert D.folder_spec(tmp_path).known_defects == ("Squashed to a square: 2 of 6 images, up to 3.0 times as long as wide. Crop or pad them first where shapes tell something.",)
+
+
+def test_grey_beside_colour_is_told(pictures):
+    n = len(list(pictures.rglob("*.png")))
+    for path in pictures.rglob("*.png"): Image.open(path).resize((30, 30)).save(path)
+    Image.new("RGB", (30, 30)).save(pictures / "benign" / "00.png")
+    spec = D.folder_spec(pictures)
+    assert spec.channels == 3 and spec.known_defects == (f"Grey beside colour: {n - 1} of {n} images are grey, the others in colour. Where that goes with the class, it is a shortcut.",)
+
+
+def test_a_folder_run_says_which_file_a_number_is(pictures, tmp_path):
+    options = load_options("", dataset=str(pictures), run="t", overrides={"artifacts_dir": str(tmp_path / "out"), "data.max_train": 12, "data.seed": 3})
+    folder = D.run_data(options)
+    with open(folder / "files.csv", newline="") as f: rows = {(r["split"], int(r["index"])): r for r in csv.DictReader(f)}
+    assert len(rows) == len(list(pictures.rglob("*.png")))
+    for split in D.SPLITS:
+        data = D.load_split(options, split)
+        for i, image, label in zip(data.index.tolist(), data.images, data.labels):
+            row = rows[split, i]
+            assert int(row["label"]) == int(label) and Path(row["file"]).parts[0] == row["class"] == data.spec.classes[int(label)]
+            assert np.array_equal(D.read_image(pictures / row["file"], options.data.size, 1), np.asarray(image).squeeze())
+    assert json.loads((folder / "audit.json").read_text())["words"][-1].endswith("files.csv of the data stage.")
 
 
 def test_16_bits_of_colour_are_told(pictures, tmp_path):

@@ -168,12 +168,13 @@ def test_both_classes_of_a_binary_task_have_their_two_lines(runs):
     results = runs["binary", "examined"]
     seen = page(evaluation.curves_section(results))
     assert len(results.metrics.operating.rows) == 2 and [r[0] for r in seen.tables[0][1:]] == [f"{row.name} | {where}" for row in results.metrics.operating.rows for where in ("evaluated", "held out")]
-    assert "One or the other, not both together: an image may pass both thresholds, or neither." in seen.captions[0]
+    assert "By the Youden rule they are as a rule one cut, told for both classes; by another rule an image may pass both thresholds, or neither." in seen.captions[0]
     c = results.metrics.calibration
     shown = evaluation.calibration_table(c.model_copy(update={"before": c.before | {"slope": 1.1, "intercept": -.2, "in_the_large": -.1}}), results.dataset)
     assert all(f"{name} (0 is best), of “{results.dataset.classes[1]}”" in shown for name in ("Calibration intercept", "Calibration in the large")) and "Calibration slope (1 is best)<" in shown
     assert f"Precision averaged over recall, of the class “{results.dataset.classes[1]}”." in str(evaluation.metrics_section(results).data)
-    assert "together" not in page(evaluation.curves_section(runs["multi-label", "examined"])).captions[0]
+    assert f"here {results.metrics.per_class[1].support / results.metrics.n:.3f}: compare" in str(evaluation.metrics_section(results).data)
+    assert "one cut" not in page(evaluation.curves_section(runs["multi-label", "examined"])).captions[0]
 
 
 def test_every_label_has_its_two_lines(runs):

@@ -457,7 +457,7 @@ def test_nothing_changes_nothing_is_claimed():
     x = pictures(20)
     r = rb.robustness_report(lambda x: np.full((len(x), 2), .5), x, np.arange(20) % 2, "binary", corruptions=["pixelate"])
     assert r["worst"]["drop"] == 0 and np.isclose(r["worst"]["drop_low"], -r["worst"]["drop_high"]) and r["worst"]["drop_high"] > .05 and r["worst"]["relative_error"] == 0
-    assert rb.robustness_words(r)[1].startswith("Under Pixelation at severity 5 no answer turned from right to wrong or back; by its interval the drop on the same images is -") and rb.robustness_words(r)[1].endswith(" points, so none is shown.") and "stays within 5 points" in rb.robustness_words(r)[-1]
+    assert rb.robustness_words(r)[1].startswith("Under Pixelation at severity 5 no answer turned from right to wrong or back; by its interval the drop on the same images is −") and rb.robustness_words(r)[1].endswith(" points, so none is shown.") and "stays within 5 points" in rb.robustness_words(r)[-1]
     y = np.arange(60).reshape(20, 3) % 2
     many = rb.robustness_report(lambda x: np.full((len(x), 3), .2), x, y, "multi-label", corruptions=["pixelate"])
     assert many["worst"]["drop_low"] is None and rb.robustness_words(many)[1] == "Under Pixelation at severity 5 no answer turned from right to wrong or back."

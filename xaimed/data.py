@@ -11,10 +11,10 @@ __all__ = ['log', 'SPLITS', 'MOST_BYTES', 'IMAGE_SUFFIXES', 'MOST_PIXELS', 'Data
            'load_medmnist_dataset', 'dataset_spec', 'free_memory', 'belongs_on', 'to_device_async', 'BatchLoader',
            'make_loader', 'build_medmnist_dataloaders', 'find_from_options', 'load_spec', 'check_source', 'data_seed',
            'load_split', 'build_loaders', 'count_labels', 'make_card', 'draw_samples', 'files_beside', 'write_audit',
-           'run_data']
+           'write_files', 'run_data']
 
 # %% ../nbs/00_data.ipynb #ac1fcb22
-import ast, errno, hashlib, json, logging, os, re, shutil, struct, time, unicodedata, warnings
+import ast, csv, errno, hashlib, json, logging, os, re, shutil, struct, time, unicodedata, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -27,7 +27,7 @@ from filelock import FileLock
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from .config import Options, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, watch, write_json
+from .config import Options, atomic_write, load_options, progress, resolve_device, resolve_path, run_stage, sha256_of, unknown, watch, write_json
 from .store import DataError, array_headers, machine_fault, md5_of, put_in_place, read_array, user_cache
 from .synthetic import write_synthetic
 
@@ -507,20 +507,23 @@ _LOST = {   # of how many images, and what to do about it
     "shape": "Squashed to a square: {n} images, up to {longest:.1f} times as long as wide. Crop or pad them first where shapes tell something.",
     "depth": "Cut to 8 bits: {n} images, which have 16 for each value. Rescale them first where values fill a part of the range only, as those of 12 bits do.",
     "pages": "First page only: {n} files, which hold several pages or frames.",
-    "alpha": "Transparency dropped: {n} images."}
+    "alpha": "Transparency dropped: {n} images.",
+    "grey": "Grey beside colour: {n} images are grey, the others in colour. Where that goes with the class, it is a shortcut."}
 
 @lru_cache(maxsize=4)
 def _look_at_headers(files:tuple) -> tuple[int, tuple[str, ...]]:
     "Channels (1 when every header says gray, else 3), and a sentence for each thing that reading will lose; files as path, size and times, so that a changed one is looked at anew."
-    channels, longest, counts = 1, 1.0, dict.fromkeys(_LOST, 0)
+    longest, counts = 1.0, dict.fromkeys(_LOST, 0)
     for path, *_ in files:
         try:
             with _open_image(path) as image:
-                if image.mode not in ("1", "L", "I", "F") and not image.mode.startswith("I;16"): channels = 3
+                if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"): counts["grey"] += 1
                 longest = max(longest, max(image.size) / max(1, min(image.size)))
                 for key in _losses(image): counts[key] += 1
         except DataError: raise
         except (OSError, SyntaxError, ValueError, EOFError, struct.error): read_image(path, 16, 1)
+    channels = 1 if counts["grey"] == len(files) else 3
+    if channels == 1: counts["grey"] = 0
     return channels, tuple(words.format(n=f"{counts[key]} of {len(files)}", longest=longest) for key, words in _LOST.items() if counts[key])
 
 def folder_spec(
@@ -1074,6 +1077,7 @@ def write_audit(
     *,
     most:int|None=None,     # As in `audit.audit`
     seed:int=0,
+    named:bool=False,       # Whether `files.csv` beside it says which file an index stands for
 ) -> dict:                  # What audit.json holds
     "Audit the splits of a run; write `audit.json` and a sheet of the pictures behind it."
     from xaimed.audit import audit, audit_sheet, audit_words
@@ -1082,10 +1086,24 @@ def write_audit(
     splits = {s: (d.images.cpu().numpy(), d.labels.cpu().numpy()) for s, d in parts.items()}
     index = {s: d.index.cpu().numpy() for s, d in parts.items()}
     found = audit(splits, spec.task, spec.classes, index=index, most=most, seed=seed)
-    found["words"] = audit_words(found)
+    found["words"] = audit_words(found) + (["Which file a number stands for: files.csv of the data stage."] if named else [])
     write_json(folder / "audit.json", found)
     save_figure(audit_sheet(found, splits, spec.classes, index=index), folder / "audit.png")
     return found
+
+def write_files(
+    path:Path,                              # The CSV to write: split, index (place in the split), file (below the folder), label, class
+    folder:Path,                            # Class folders, as in `folder_files`
+    *,
+    fractions:tuple=(.7, .15, .15),
+    seed:int=0,
+) -> None:
+    "Say which file each place in a split is, so that a leak, a failure or a doubtful label can be looked up."
+    classes, files = folder_files(folder, fractions=fractions, seed=seed)
+    with atomic_write(path) as beside, open(beside, "w", newline="", encoding="utf-8") as f:
+        table = csv.writer(f)
+        table.writerow(("split", "index", "file", "label", "class"))
+        for split, pairs in files.items(): table.writerows((split, i, file.relative_to(folder).as_posix(), label, classes[label]) for i, (file, label) in enumerate(pairs))
 
 def run_data(
     options:Options,
@@ -1102,7 +1120,8 @@ def run_data(
         parts = {s: load_split(options, s) for s in SPLITS}           # every split is checked before anything is learned
         write_json(folder / "card.json", card)
         save_figure(draw_samples(parts["train"], seed=options.seed), folder / "samples.png")
-        if d.audit: write_audit(folder, parts, most=d.audit_most, seed=options.seed)
+        if found.kind == "folder": write_files(folder / "files.csv", found.path, fractions=tuple(d.split_fractions), seed=data_seed(options))
+        if d.audit: write_audit(folder, parts, most=d.audit_most, seed=options.seed, named=found.kind == "folder")
         return {"dataset": card["name"], "sha256": card["file"]["sha256"], "counts": {s: c["total"] for s, c in card["counts"].items()},
                 "watched": read}
     return run_stage(options, "data", make, force=force)

@@ -57,7 +57,8 @@ def summary_section(
     "Sum up the run in plain words, headline figures first."
     d, m, t, e = results.dataset, results.model, results.training, results.metrics
     start = f"started from the weights {m.weights or 'DEFAULT'}" if m.pretrained or m.weights else "started from random weights"
-    unseen = "that had no part in training" if e.split == "test" else f"of the {e.split} split ({_part_in_training(e)})"
+    seen = e.leaks.n_leaked if e.leaks else 0
+    unseen = ("that had no part in training" if not seen else f"of the test split, {seen} of which training has seen as a copy,") if e.split == "test" else f"of the {e.split} split ({_part_in_training(e)})"
     text = (f"A {network_name(m.name)} with {m.parameters / 1e6:.1f} million parameters, {start}, was trained for {plural(t.epochs, 'epoch')} with the {t.recipe} recipe{changed_words(t)} (seed {results.provenance.seed}) on {plural(used(results, 'train'), 'image')} of {d.title} to {_task_words(d)}. "
             f"On {plural(e.n, 'image')} {unseen} it reached an AUC of {number(e.auc)}{interval_in_brackets(e.row('auc'))} and an accuracy of {number(e.accuracy)}{interval_in_brackets(e.row('accuracy'))}. ")
     if e.ece is not None: text += f"Its confidence was off by {100 * e.ece:.1f} percentage points on average (expected calibration error {number(e.ece)}). "

@@ -571,7 +571,7 @@ FEWEST_STAYED = 8  # Images that kept their answer below which a row is not aske
 _SURER = 5         # Points between confidence and accuracy above which they are called apart
 _SAME = .95        # Correlation between images above which a map does not depend on its image
 
-def _points(v:float) -> str: return f"{100 * v:.1f}"
+def _points(v:float) -> str: return f"{100 * v:.1f}".replace("-", "−")
 
 def _between(low:float|None, high:float|None, scale:float=100, digits:int=1) -> str:
     return "" if low is None else f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
