@@ -18,8 +18,20 @@ from .config import (NOTEBOOKS, STAGES, Options, XaimedError, atomic_write, clai
 
 # %% ../nbs/06_pipeline.ipynb #c1fc3c1e
 _KEEP_ALL_OUTPUT = """
-try: get_ipython().kernel.iopub_thread.socket.setsockopt(__import__('zmq').SNDHWM, 0)
-except Exception: __import__('os')._exit(70)
+import sys
+del sys.path[0]              # the working folder; IPython puts it back when it is up
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+
+class KeepsAllOutput(IPKernelApp):
+    def init_iopub(self, context):
+        context.setsockopt(zmq.SNDHWM, 0)
+        with context.socket(zmq.XPUB) as probe:
+            if probe.getsockopt(zmq.SNDHWM): sys.exit(70)
+        super().init_iopub(context)
+
+IPKernelApp.init_iopub       # an error where there is no such step any more
+KeepsAllOutput.launch_instance()
 """.strip()
 
 
@@ -30,7 +42,7 @@ def own_kernel(
     "Make a kernel manager that always starts this very interpreter, whatever kernels are registered."
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL", f"--IPKernelApp.exec_lines={_KEEP_ALL_OUTPUT}"]
+    argv = [sys.executable, "-c", _KEEP_ALL_OUTPUT, "-f", "{connection_file}", "--log-level=CRITICAL"]
 
     class OwnKernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=argv, env=dict(env or {}), language="python", display_name="python3")
