@@ -496,35 +496,36 @@ def read_image(
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, struct.error, ArithmeticError, AttributeError, KeyError, TypeError, MemoryError) as e:
         raise machine_fault(path, e) or DataError(f"{path} cannot be read as an image ({type(e).__name__}: {e}): replace it or take it out of the folder") from e
 
-def _losses(image) -> set[str]:
-    "What reading an opened file will lose, by its header alone: keys of `_LOST`."
-    raw = image.tile[0][3] if image.tile else ""              # how Pillow unpacks the pixels, "RGB;16B"
-    sixteen = ";16" in str(raw[0] if isinstance(raw, tuple) and raw else raw)
-    return {key for key, lost in dict(shape=max(image.size) > 1.05 * min(image.size), depth=sixteen or image.mode.startswith("I;16"), pages=getattr(image, "is_animated", False),
-                                      alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info).items() if lost}
-
-_LOST = {   # of how many images, and what to do about it
+# %% ../nbs/00_data.ipynb #993b1456
+_DEFECTS = {   # of how many images, and what to do about it
     "shape": "Squashed to a square: {n} images, up to {longest:.1f} times as long as wide. Crop or pad them first where shapes tell something.",
     "depth": "Cut to 8 bits: {n} images, which have 16 for each value. Rescale them first where values fill a part of the range only, as those of 12 bits do.",
     "pages": "First page only: {n} files, which hold several pages or frames.",
     "alpha": "Transparency dropped: {n} images.",
     "grey": "Grey beside colour: {n} images are grey, the others in colour. Where that goes with the class, it is a shortcut."}
 
+def _defects_of(image) -> set[str]:
+    "What is to be told of an opened file, by its header alone: keys of `_DEFECTS`, but for `grey`, which takes all files."
+    raw = image.tile[0][3] if image.tile else ""              # how Pillow unpacks the pixels, "RGB;16B"
+    sixteen = ";16" in str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    return {key for key, lost in dict(shape=max(image.size) > 1.05 * min(image.size), depth=sixteen or image.mode.startswith("I;16"), pages=getattr(image, "is_animated", False),
+                                      alpha=image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info).items() if lost}
+
 @lru_cache(maxsize=4)
 def _look_at_headers(files:tuple) -> tuple[int, tuple[str, ...]]:
-    "Channels (1 when every header says gray, else 3), and a sentence for each thing that reading will lose; files as path, size and times, so that a changed one is looked at anew."
-    longest, counts = 1.0, dict.fromkeys(_LOST, 0)
+    "Channels (1 when every header says gray, else 3), and a sentence for each known defect; files as path, size and times, so that a changed one is looked at anew."
+    longest, counts = 1.0, dict.fromkeys(_DEFECTS, 0)
     for path, *_ in files:
         try:
             with _open_image(path) as image:
                 if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16"): counts["grey"] += 1
                 longest = max(longest, max(image.size) / max(1, min(image.size)))
-                for key in _losses(image): counts[key] += 1
+                for key in _defects_of(image): counts[key] += 1
         except DataError: raise
         except (OSError, SyntaxError, ValueError, EOFError, struct.error): read_image(path, 16, 1)
     channels = 1 if counts["grey"] == len(files) else 3
     if channels == 1: counts["grey"] = 0
-    return channels, tuple(words.format(n=f"{counts[key]} of {len(files)}", longest=longest) for key, words in _LOST.items() if counts[key])
+    return channels, tuple(words.format(n=f"{counts[key]} of {len(files)}", longest=longest) for key, words in _DEFECTS.items() if counts[key])
 
 def folder_spec(
     folder:Path,      # Class folders; `dataset.json` inside may add title, licence …
@@ -535,9 +536,9 @@ def folder_spec(
     files = [f for part in own.values() if part for f in _image_files(part)] if own["train"] else [f for some in per_class.values() for f in some]
     facts = _read_sidecar(folder / "dataset.json")
     if len(facts.get("classes", per_class)) != len(per_class): raise DataError(f"{folder / 'dataset.json'} names {len(facts['classes'])} classes, but there are {len(per_class)} class folders: {_names(per_class)}")
-    channels, lost = _look_at_headers(tuple((f, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f in files for s in [f.stat()]))
+    channels, defects = _look_at_headers(tuple((f, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f in files for s in [f.stat()]))
     spec = DatasetSpec(folder.name, folder.name, "binary" if len(per_class) == 2 else "multi-class", tuple(per_class), channels)
-    spec = replace(spec, **facts | {"known_defects": (*facts.get("known_defects", ()), *lost)})
+    spec = replace(spec, **facts | {"known_defects": (*facts.get("known_defects", ()), *defects)})
     if spec.task == "multi-label": raise DataError(f"{folder}: a folder of class folders gives each image one class, so its task cannot be multi-label; write an .npz instead")
     return spec
 
